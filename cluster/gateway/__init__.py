@@ -1,0 +1,1 @@
+"""The gateway: OTLP receivers, admission, and dispatch of frames to shard hosts."""

@@ -1,0 +1,154 @@
+"""Python face of the native engine (the Rust crate in ``tenants/engine``).
+
+The engine holds all per-span and per-series work and nothing else: no I/O, no clock of its own (time is
+passed in), no tenancy policy. Every call releases the GIL while it works. Objects are safe to share between
+threads; calls on one object are serialised inside it.
+
+Bytes named *frame* (gateway to shard) and *record* (shard to collector) are private to the engine: versioned,
+checked on reading, carried by Python as opaque buffers.
+"""
+
+from collections.abc import Buffer
+from typing import final
+
+class EngineError(Exception):
+    """Root of everything the engine raises on purpose."""
+
+class MalformedRequest(EngineError):
+    """The bytes are not an OTLP ExportTraceServiceRequest. Raised by :func:`split`; nothing was counted."""
+
+    @property
+    def offset(self) -> int:
+        """Offset in the request body, in bytes, of the element that could not be read."""
+    @property
+    def field(self) -> str:
+        """Path of the field being read, such as ``resource_spans.scope_spans.spans.trace_id``."""
+
+class MalformedFrame(EngineError):
+    """A frame or record was not made by this version of the engine, or was damaged on the way."""
+
+class InvalidPlan(EngineError):
+    """The processing settings cannot be compiled; the message starts with the path of the setting."""
+
+def trace_hash(trace_id: bytes) -> int:
+    """Return the unsigned 64-bit hash (XXH3, seed 0) of the trace id's bytes: what shards are ranges of."""
+
+@final
+class Plan:
+    """A tenant's processing settings, compiled once and shared by gateways, shards and the collector.
+
+    The argument is the JSON text that ``tenants.processing.plan.plan_json`` writes; unknown keys are refused.
+
+    Raises:
+        InvalidPlan: the text is not such a document.
+    """
+
+    def __new__(cls, settings_json: str) -> Plan: ...
+
+@final
+class Split:
+    """What one export request became."""
+
+    @property
+    def frames(self) -> list[tuple[int, bytes]]:
+        """``(shard index, frame)`` for every shard that has something to do, ascending by index."""
+    @property
+    def received_spans(self) -> int:
+        """Spans in the request, before any was set aside."""
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Spans refused to the client, by reason: ``invalid_trace_id``, ``invalid_span_id``."""
+    @property
+    def discarded(self) -> dict[str, int]:
+        """Spans accepted but not generated, by reason: ``outside_metrics_ingestion_slack``, ``invalid_utf8``."""
+
+def split(body: Buffer, plan: Plan, shard_count: int, now_ns: int, *, strict_ids: bool = True) -> Split:
+    """Walk one OTLP ExportTraceServiceRequest (protobuf) and project it onto the shards of its tenant.
+
+    A span goes to shard ``trace_hash(trace_id) * shard_count >> 64``. With ``strict_ids`` a trace id that is
+    not 16 bytes or is zero, and a span id that is not 8 bytes or is zero, is set aside as rejected; without it
+    ids of 0 to 16 and 0 to 8 bytes are taken as they are (longer ones are malformed).
+
+    Raises:
+        MalformedRequest: truncated or damaged protobuf, wrong wire type, too deep nesting.
+    """
+
+@final
+class Shard:
+    """One hash range of one tenant: span metrics and service graphs for the traces that fall into it."""
+
+    def __new__(cls, plan: Plan) -> Shard: ...
+    def set_plan(self, plan: Plan, now_ns: int) -> bytes:
+        """Go on with other settings; half edges stay.
+
+        Returns:
+            The record of what was counted under the old settings since the last flush (empty if nothing).
+        """
+    def apply(self, frame: Buffer, now_ns: int) -> None:
+        """Count one frame. ``now_ns`` starts the waiting time of half edges.
+
+        Raises:
+            MalformedFrame: nothing was counted.
+        """
+    def flush(self, now_ns: int, *, close_edges: bool = False) -> bytes:
+        """Expire half edges, then return everything counted since the last flush (empty if nothing).
+
+        Args:
+            now_ns: the time against which half edges expire.
+            close_edges: expire every half edge, however young: the shard is being drained for good.
+        """
+    def redefine(self) -> None:
+        """Send every series definition anew with the next records: the collector has lost what it knew."""
+    def stats(self) -> dict[str, int]:
+        """Return ``entities``, ``open_edges`` and ``state_bytes``."""
+
+@final
+class WriteBatch:
+    """One Remote-Write 1.0 message, compressed (snappy block format), ready to POST."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def series(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def exemplars(self) -> int: ...
+
+@final
+class Registry:
+    """The cumulative series of one tenant, merged from the records of all its shards."""
+
+    def __new__(cls, plan: Plan, started_at_ms: int) -> Registry:
+        """``started_at_ms``: no sample, not even a zero sample, will be dated at or before this."""
+    def set_plan(self, plan: Plan) -> None:
+        """Go on with other settings: series whose definition did not change keep their values.
+
+        Series that are no longer produced get a staleness marker at the next collection.
+        """
+    def merge(self, source: int, record: Buffer, now_ns: int) -> None:
+        """Add one record. ``source`` tells shards apart: definitions in a record are numbered per source.
+
+        Raises:
+            MalformedFrame: nothing was added.
+        """
+    def forget_source(self, source: int) -> None:
+        """Drop the numbering of a shard that is gone; its series stay."""
+    def collect(self, now_ms: int, external_labels: list[tuple[str, str]], max_samples: int) -> list[WriteBatch]:
+        """Encode all series with samples at ``now_ms`` (must exceed every earlier one), exemplars included.
+
+        A new counter or histogram series gets a zero sample just after the previous collection; a series
+        not updated for the stale duration gets a staleness marker and ends. Exemplars are sent once.
+        """
+    def end_all(self, now_ms: int, external_labels: list[tuple[str, str]], max_samples: int) -> list[WriteBatch]:
+        """Encode a staleness marker for every series that was ever sent, and forget them all."""
+    def stats(self) -> dict[str, int]:
+        """Return the tenant's totals.
+
+        ``active_series``, ``entities``, ``series_added``, ``series_removed``, ``series_limited``, ``edges``,
+        ``expired_edges_<kind>`` (``server``, ``client``, ``producer``, ``consumer`` …), ``dropped_spans`` (edge
+        buffer full), ``invalid_utf8_edges``, ``state_bytes``.
+        """
+
+def build_info() -> dict[str, str]:
+    """Return ``version`` and ``profile`` (``release`` or ``debug``) of the compiled engine."""

@@ -1,0 +1,223 @@
+//! Half edges that wait for their other half: found by key, expired in order of arrival (processors §2.3 and §2.4).
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::frame::EdgeKey;
+
+const NIL: u32 = u32::MAX;
+
+/// An edge under construction.
+#[derive(Debug, Clone, Copy)]
+pub struct Edge {
+    /// What both halves have in common.
+    pub key: EdgeKey,
+    /// Number of the overlay of the halves that arrived.
+    pub half: u32,
+    /// When the first half arrived.
+    pub opened_at_ns: u64,
+    /// Trace of the exemplar: the client's, or a root server's; zero: none.
+    pub trace: u128,
+    /// Duration of the client span.
+    pub client_ns: u64,
+    /// Duration of the server span; of the client span where a database stands in for the server.
+    pub server_ns: u64,
+    /// End of the client span.
+    pub client_end_ns: u64,
+    /// Start of the server span.
+    pub server_start_ns: u64,
+    /// Kind of the last span that arrived.
+    pub last_kind: u8,
+    /// Either span ended in an error.
+    pub is_failed: bool,
+    /// Either span is a producer or consumer.
+    pub is_messaging: bool,
+    /// The client span called a database.
+    pub is_database: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    edge: Edge,
+    older: u32,
+    newer: u32,
+}
+
+/// The edges of one shard. The caller bounds how many there are.
+#[derive(Debug)]
+pub struct EdgeStore {
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    oldest: u32,
+    newest: u32,
+}
+
+impl Default for EdgeStore {
+    fn default() -> Self {
+        Self {
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            oldest: NIL,
+            newest: NIL,
+        }
+    }
+}
+
+impl EdgeStore {
+    /// How many edges wait.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether no edge waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The edge with this key.
+    #[inline]
+    pub fn get_mut(&mut self, key: &EdgeKey) -> Option<&mut Edge> {
+        let hash = self.hasher.hash_one(key);
+        let slots = &self.slots;
+        let number = *self.index.find(hash, |number| has_key(slots, *number, key))?;
+        self.slots.get_mut(number as usize).map(|slot| &mut slot.edge)
+    }
+
+    /// Let a new edge wait; there must be none with its key.
+    #[inline]
+    pub fn insert(&mut self, edge: Edge) {
+        let hash = self.hasher.hash_one(edge.key);
+        let slot = Slot {
+            edge,
+            older: self.newest,
+            newer: NIL,
+        };
+        let number = if let Some(number) = self.free.pop() {
+            self.slots[number as usize] = slot;
+            number
+        } else {
+            self.slots.push(slot);
+            self.slots.len() as u32 - 1
+        };
+        match self.slots.get_mut(self.newest as usize) {
+            Some(newest) => newest.newer = number,
+            None => self.oldest = number,
+        }
+        self.newest = number;
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index.insert_unique(hash, number, |number| {
+            slots
+                .get(*number as usize)
+                .map_or(0, |slot| hasher.hash_one(slot.edge.key))
+        });
+    }
+
+    /// Take the edge with this key out.
+    #[inline]
+    pub fn remove(&mut self, key: &EdgeKey) -> Option<Edge> {
+        let hash = self.hasher.hash_one(key);
+        let slots = &self.slots;
+        let entry = self
+            .index
+            .find_entry(hash, |number| has_key(slots, *number, key))
+            .ok()?;
+        let (number, _) = entry.remove();
+        self.unlink(number)
+    }
+
+    /// Take the oldest edge out if it has waited since before or at `until_ns`.
+    pub fn pop_expired(&mut self, until_ns: u64) -> Option<Edge> {
+        let oldest = self.slots.get(self.oldest as usize)?;
+        let key = oldest.edge.key;
+        if oldest.edge.opened_at_ns > until_ns {
+            return None;
+        }
+        self.remove(&key)
+    }
+
+    /// The edges, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Edge> {
+        let mut next = self.oldest;
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(next as usize)?;
+            next = slot.newer;
+            Some(&slot.edge)
+        })
+    }
+
+    fn unlink(&mut self, number: u32) -> Option<Edge> {
+        let slot = self.slots.get(number as usize)?;
+        let (edge, older, newer) = (slot.edge, slot.older, slot.newer);
+        match self.slots.get_mut(older as usize) {
+            Some(older) => older.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.slots.get_mut(newer as usize) {
+            Some(newer) => newer.older = older,
+            None => self.newest = older,
+        }
+        self.free.push(number);
+        Some(edge)
+    }
+
+    /// Bytes held, for the state gauge.
+    pub fn state_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>()
+            + self.index.capacity() * (size_of::<u32>() + 1)
+            + self.free.capacity() * size_of::<u32>()
+    }
+}
+
+fn has_key(slots: &[Slot], number: u32, key: &EdgeKey) -> bool {
+    slots
+        .get(number as usize)
+        .is_some_and(|slot| slot.edge.key == *key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(id: u8, opened_at_ns: u64) -> Edge {
+        Edge {
+            key: EdgeKey::new(&[id; 16], &[id; 8]),
+            half: 0,
+            opened_at_ns,
+            trace: 0,
+            client_ns: 0,
+            server_ns: 0,
+            client_end_ns: 0,
+            server_start_ns: 0,
+            last_kind: 3,
+            is_failed: false,
+            is_messaging: false,
+            is_database: false,
+        }
+    }
+
+    #[test]
+    fn edges_expire_in_order_and_freed_places_are_used_again() {
+        let mut store = EdgeStore::default();
+        for id in 1..=4 {
+            store.insert(edge(id, u64::from(id)));
+        }
+        assert!(store.remove(&edge(2, 0).key).is_some());
+        assert!(store.remove(&edge(2, 0).key).is_none());
+        store.insert(edge(5, 5));
+        let waiting: Vec<u64> = store.iter().map(|edge| edge.opened_at_ns).collect();
+        assert_eq!(waiting, [1, 3, 4, 5]);
+        let expired: Vec<u64> = std::iter::from_fn(|| store.pop_expired(4))
+            .map(|edge| edge.opened_at_ns)
+            .collect();
+        assert_eq!(expired, [1, 3, 4]);
+        assert!(store.get_mut(&edge(5, 0).key).is_some());
+        assert_eq!((store.len(), store.slots.len()), (1, 4));
+        assert!(store.pop_expired(5).is_some());
+        assert!(store.is_empty() && store.iter().next().is_none());
+    }
+}

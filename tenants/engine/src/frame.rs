@@ -1,0 +1,396 @@
+//! The frame: what a gateway tells one shard about one request. Private to the engine.
+//!
+//! A frame is a projection of the request: label sets and service-graph halves are dictionary-encoded once, then each
+//! span is a row of fixed width. Layout, little-endian: version, six counts, the ends of both dictionaries' entries,
+//! their arenas, span rows, edge rows, XXH3 of all that.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::FrameError;
+use crate::intern::Dictionary;
+
+const VERSION: u32 = 1;
+const HEADER: usize = 7 * 4;
+const CHECKSUM: usize = 8;
+const SPAN_ROW: usize = 36;
+const EDGE_ROW: usize = 48;
+
+/// What span metrics need of one span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanRow {
+    /// Number of the label set in the frame's dictionary.
+    pub set: u32,
+    /// Canonical size of the span in bytes.
+    pub size: u32,
+    /// Duration.
+    pub duration_ns: u64,
+    /// Trace id as a number; zero: no exemplar.
+    pub trace: u128,
+    /// The span's status is ERROR.
+    pub is_error: bool,
+}
+
+/// What service graphs need of one span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EdgeRow {
+    /// Number of the half in the frame's dictionary.
+    pub half: u32,
+    /// What the two halves of an edge have in common.
+    pub key: EdgeKey,
+    /// `SpanKind`: SERVER, CLIENT, PRODUCER or CONSUMER.
+    pub kind: u8,
+    /// The span's status is ERROR.
+    pub is_error: bool,
+    /// A client span that called a database (processors §2.6).
+    pub is_database: bool,
+    /// The span's duration.
+    pub duration_ns: u64,
+    /// End of a client-side span, start of a server-side one.
+    pub at_ns: u64,
+}
+
+/// Trace id, and the client-side span's id: its own, or the server-side span's parent. Lengths are part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EdgeKey {
+    /// Trace id as a number.
+    pub trace: u128,
+    /// Span id, padded with zeros.
+    pub span: [u8; 8],
+    /// Length of the trace id in bytes.
+    pub trace_len: u8,
+    /// Length of the span id in bytes; zero: the server-side span is a root.
+    pub span_len: u8,
+}
+
+impl EdgeKey {
+    /// Build the key from raw ids of at most 16 and 8 bytes.
+    pub fn new(trace_id: &[u8], span_id: &[u8]) -> Self {
+        let mut span = [0; 8];
+        for (to, from) in span.iter_mut().zip(span_id) {
+            *to = *from;
+        }
+        Self {
+            trace: trace_number(trace_id),
+            span,
+            trace_len: trace_id.len() as u8,
+            span_len: span_id.len() as u8,
+        }
+    }
+}
+
+/// A trace id of at most 16 bytes as a big-endian number: leading zeros do not count (processors §0.6).
+#[inline]
+pub fn trace_number(trace_id: &[u8]) -> u128 {
+    if let Ok(bytes) = <[u8; 16]>::try_from(trace_id) {
+        return u128::from_be_bytes(bytes);
+    }
+    trace_id
+        .iter()
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// Collects the rows of one shard.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    /// Label sets of span metrics.
+    pub sets: Dictionary,
+    /// Service-graph halves.
+    pub halves: Dictionary,
+    spans: Vec<u8>,
+    edges: Vec<u8>,
+}
+
+impl FrameBuilder {
+    /// Add a row for span metrics.
+    #[inline]
+    pub fn push_span(&mut self, row: &SpanRow) {
+        let mut bytes = [0u8; SPAN_ROW];
+        bytes[0..4].copy_from_slice(&row.set.to_le_bytes());
+        // The top bit of the size carries the error flag: a request, and so a span, is far below 2 GiB.
+        let size = row.size & (u32::MAX >> 1) | u32::from(row.is_error) << 31;
+        bytes[4..8].copy_from_slice(&size.to_le_bytes());
+        bytes[8..16].copy_from_slice(&row.duration_ns.to_le_bytes());
+        bytes[16..32].copy_from_slice(&row.trace.to_le_bytes());
+        self.spans.extend_from_slice(&bytes);
+    }
+
+    /// Add a row for service graphs.
+    #[inline]
+    pub fn push_edge(&mut self, row: &EdgeRow) {
+        let mut bytes = [0u8; EDGE_ROW];
+        bytes[0..4].copy_from_slice(&row.half.to_le_bytes());
+        bytes[4] = row.kind;
+        bytes[5] = u8::from(row.is_error) | u8::from(row.is_database) << 1;
+        bytes[6] = row.key.trace_len;
+        bytes[7] = row.key.span_len;
+        bytes[8..24].copy_from_slice(&row.key.trace.to_le_bytes());
+        bytes[24..32].copy_from_slice(&row.key.span);
+        bytes[32..40].copy_from_slice(&row.duration_ns.to_le_bytes());
+        bytes[40..48].copy_from_slice(&row.at_ns.to_le_bytes());
+        self.edges.extend_from_slice(&bytes);
+    }
+
+    /// The finished frame.
+    pub fn finish(&self) -> Vec<u8> {
+        let counts = [
+            VERSION as usize,
+            self.sets.ends().len(),
+            self.sets.arena().len(),
+            self.halves.ends().len(),
+            self.halves.arena().len(),
+            self.spans.len() / SPAN_ROW,
+            self.edges.len() / EDGE_ROW,
+        ];
+        let entries = 4 * (self.sets.ends().len() + self.halves.ends().len());
+        let arenas = self.sets.arena().len() + self.halves.arena().len();
+        let mut out =
+            Vec::with_capacity(HEADER + entries + arenas + self.spans.len() + self.edges.len() + CHECKSUM);
+        for count in counts {
+            out.extend_from_slice(&(count as u32).to_le_bytes());
+        }
+        for dictionary in [&self.sets, &self.halves] {
+            for end in dictionary.ends() {
+                out.extend_from_slice(&end.to_le_bytes());
+            }
+        }
+        out.extend_from_slice(self.sets.arena());
+        out.extend_from_slice(self.halves.arena());
+        out.extend_from_slice(&self.spans);
+        out.extend_from_slice(&self.edges);
+        out.extend_from_slice(&xxh3_64(&out).to_le_bytes());
+        out
+    }
+}
+
+/// A frame whose structure was checked: every number in it is in range.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    sets: Entries<'a>,
+    halves: Entries<'a>,
+    spans: &'a [u8],
+    edges: &'a [u8],
+}
+
+#[derive(Debug)]
+struct Entries<'a> {
+    ends: &'a [u8],
+    arena: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Check `bytes` from end to end.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, FrameError> {
+        let refuse = |fault| FrameError { what: "frame", fault };
+        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(refuse("too short"))?;
+        if xxh3_64(content) != u64::from_le_bytes(*checksum) {
+            return Err(refuse("checksum differs"));
+        }
+        let (header, mut rest) = content.split_at_checked(HEADER).ok_or(refuse("too short"))?;
+        let count = |index: usize| u32_at(header, index) as usize;
+        if count(0) != VERSION as usize {
+            return Err(refuse("made by another version of the engine"));
+        }
+        let mut take = |length: Option<usize>| {
+            let (taken, left) = length.and_then(|length| rest.split_at_checked(length))?;
+            rest = left;
+            Some(taken)
+        };
+        let parts = (|| {
+            let set_ends = take(count(1).checked_mul(4))?;
+            let half_ends = take(count(3).checked_mul(4))?;
+            let set_arena = take(Some(count(2)))?;
+            let half_arena = take(Some(count(4)))?;
+            let spans = take(count(5).checked_mul(SPAN_ROW))?;
+            let edges = take(count(6).checked_mul(EDGE_ROW))?;
+            Some(Self {
+                sets: Entries {
+                    ends: set_ends,
+                    arena: set_arena,
+                },
+                halves: Entries {
+                    ends: half_ends,
+                    arena: half_arena,
+                },
+                spans,
+                edges,
+            })
+        })();
+        let frame = parts.ok_or(refuse("counts exceed its length"))?;
+        if !rest.is_empty() {
+            return Err(refuse("counts fall short of its length"));
+        }
+        let rows_in_range = frame.spans().all(|row| (row.set as usize) < count(1))
+            && frame.edges().all(|row| (row.half as usize) < count(3));
+        if !rows_in_range || !frame.sets.is_ascending() || !frame.halves.is_ascending() {
+            return Err(refuse("a number is out of range"));
+        }
+        Ok(frame)
+    }
+
+    /// The canonical label sets of span metrics.
+    pub fn sets(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.sets.iter()
+    }
+
+    /// The service-graph halves.
+    pub fn halves(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.halves.iter()
+    }
+
+    /// The rows of span metrics, in the order of the request.
+    #[inline]
+    pub fn spans(&self) -> impl Iterator<Item = SpanRow> + use<'a> {
+        let (rows, _) = self.spans.as_chunks::<SPAN_ROW>();
+        rows.iter().map(|row| {
+            let size = u32_at(row, 1);
+            SpanRow {
+                set: u32_at(row, 0),
+                size: size & (u32::MAX >> 1),
+                duration_ns: u64_at(row, 8),
+                trace: u128_at(row, 16),
+                is_error: size >> 31 != 0,
+            }
+        })
+    }
+
+    /// The rows of service graphs, in the order of the request.
+    #[inline]
+    pub fn edges(&self) -> impl Iterator<Item = EdgeRow> + use<'a> {
+        let (rows, _) = self.edges.as_chunks::<EDGE_ROW>();
+        rows.iter().map(|row| EdgeRow {
+            half: u32_at(row, 0),
+            key: EdgeKey {
+                trace: u128_at(row, 8),
+                span: u64_at(row, 24).to_le_bytes(),
+                trace_len: row[6],
+                span_len: row[7],
+            },
+            kind: row[4],
+            is_error: row[5] & 1 != 0,
+            is_database: row[5] & 2 != 0,
+            duration_ns: u64_at(row, 32),
+            at_ns: u64_at(row, 40),
+        })
+    }
+}
+
+impl<'a> Entries<'a> {
+    fn ends(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let (ends, _) = self.ends.as_chunks::<4>();
+        ends.iter().map(|end| u32::from_le_bytes(*end) as usize)
+    }
+
+    fn is_ascending(&self) -> bool {
+        self.ends().is_sorted() && self.ends().last().unwrap_or_default() == self.arena.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
+        let arena = self.arena;
+        self.ends().scan(0, move |start, end| {
+            let entry = arena.get(*start..end).unwrap_or_default();
+            *start = end;
+            Some(entry)
+        })
+    }
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], index: usize) -> u32 {
+    let at = index * 4;
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+#[inline]
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+#[inline]
+fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |chunk| u128::from_le_bytes(*chunk))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn builder() -> FrameBuilder {
+        let mut builder = FrameBuilder::default();
+        let set = builder.sets.number(b"set", |_| true).unwrap();
+        let half = builder.halves.number(b"half", |_| true).unwrap();
+        builder.push_span(&SpanRow {
+            set,
+            size: 300,
+            duration_ns: 7,
+            trace: 1 << 100,
+            is_error: true,
+        });
+        builder.push_edge(&EdgeRow {
+            half,
+            key: EdgeKey::new(&[1; 16], &[2; 8]),
+            kind: 3,
+            is_error: false,
+            is_database: true,
+            duration_ns: 8,
+            at_ns: 9,
+        });
+        builder
+    }
+
+    #[test]
+    fn rows_survive_the_journey() {
+        let bytes = builder().finish();
+        let frame = Frame::read(&bytes).unwrap();
+        assert_eq!(frame.sets().collect::<Vec<_>>(), [b"set"]);
+        assert_eq!(frame.halves().collect::<Vec<_>>(), [b"half"]);
+        let span = frame.spans().next().unwrap();
+        assert_eq!(
+            (span.set, span.size, span.duration_ns, span.is_error),
+            (0, 300, 7, true)
+        );
+        assert_eq!(span.trace, 1 << 100);
+        let edge = frame.edges().next().unwrap();
+        assert_eq!(edge.key, EdgeKey::new(&[1; 16], &[2; 8]));
+        assert_eq!(
+            (edge.kind, edge.is_error, edge.is_database, edge.at_ns),
+            (3, false, true, 9)
+        );
+    }
+
+    #[test]
+    fn leading_zeros_and_short_ids_keep_their_lengths_apart() {
+        assert_eq!(trace_number(&[0, 0, 1]), trace_number(&[1]));
+        assert_ne!(EdgeKey::new(&[0, 1], &[]), EdgeKey::new(&[1], &[]));
+        assert_ne!(EdgeKey::new(&[1], &[0]), EdgeKey::new(&[1], &[]));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_frame_is_refused(at in 0usize..200, bit in 0u8..8, cut in 0usize..200) {
+            let bytes = builder().finish();
+            let mut flipped = bytes.clone();
+            let at = at % bytes.len();
+            flipped[at] ^= 1 << bit;
+            prop_assert!(Frame::read(&flipped).is_err());
+            prop_assert!(Frame::read(&bytes[..cut % bytes.len()]).is_err());
+        }
+
+        #[test]
+        fn counts_are_checked_even_when_the_checksum_fits(mut content: Vec<u8>) {
+            let checksum = xxh3_64(&content).to_le_bytes();
+            content.extend(checksum);
+            let _ = Frame::read(&content);
+        }
+    }
+}

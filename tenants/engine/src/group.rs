@@ -1,0 +1,357 @@
+//! What a shard has counted since its last flush, by label set.
+//!
+//! A group holds the metrics of one processor, which all share their label sets: a few counters and histograms for each
+//! entity (label set), in flat arrays. Both processors are instances of the same group with other shapes.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::exemplar::{Exemplar, ExemplarRank};
+use crate::labels::label_set;
+use crate::plan::Bounds;
+use crate::record::{DeltaWriter, GroupWriter};
+
+/// Most entities of one group in one shard. Beyond it, new label sets are counted in the overflow entity.
+pub const MAX_ENTITIES: usize = 1 << 20;
+
+/// The number of a label set that lost its place; it is looked up anew.
+pub const NO_ENTITY: u32 = u32::MAX;
+
+/// Label of the entity that counts what does not fit a limit (processors §4.7).
+pub const OVERFLOW_LABEL: (&[u8], &[u8]) = (b"metric_overflow", b"true");
+
+/// How many counters and which histograms each entity has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// Counters, stored first.
+    pub counters: usize,
+    /// Histograms by their bounds, in order.
+    pub histograms: Vec<Arc<Bounds>>,
+}
+
+impl Shape {
+    /// Doubles an entity takes: counters, then every histogram's buckets.
+    pub fn stride(&self) -> usize {
+        self.counters
+            + self
+                .histograms
+                .iter()
+                .map(|bounds| bounds.buckets())
+                .sum::<usize>()
+    }
+
+    /// Where each histogram's buckets begin within an entity's doubles.
+    pub fn offsets(&self) -> Vec<usize> {
+        let mut offset = self.counters;
+        self.histograms
+            .iter()
+            .map(|bounds| {
+                let start = offset;
+                offset += bounds.buckets();
+                start
+            })
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+struct Entity {
+    labels: Box<[u8]>,
+    used_at_ns: u64,
+    /// First of this entity's exemplar slots, `NO_ENTITY` if it observed nothing since the flush.
+    exemplars: u32,
+    is_dirty: bool,
+    is_defined: bool,
+}
+
+/// The delta accumulators of one processor in one shard.
+#[derive(Debug)]
+pub struct Group {
+    shape: Shape,
+    offsets: Vec<usize>,
+    stride: usize,
+    numbers: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    entities: Vec<Option<Entity>>,
+    free: Vec<u32>,
+    values: Vec<f64>,
+    /// Sums of observations in nanoseconds: exact whatever the order of additions.
+    sums: Vec<u128>,
+    exemplars: Vec<Exemplar>,
+    dirty: Vec<u32>,
+    retired: Vec<u32>,
+}
+
+impl Group {
+    /// An empty group.
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            offsets: shape.offsets(),
+            stride: shape.stride(),
+            shape,
+            numbers: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            entities: Vec::new(),
+            free: Vec::new(),
+            values: Vec::new(),
+            sums: Vec::new(),
+            exemplars: Vec::new(),
+            dirty: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+
+    /// The counters and histograms each entity has.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// How many entities there are.
+    pub fn len(&self) -> usize {
+        self.entities.len() - self.free.len()
+    }
+
+    /// Whether there are no entities.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entity of a canonical label set; at the bound, the overflow entity.
+    #[inline]
+    pub fn entity(&mut self, labels: &[u8], now_ns: u64) -> u32 {
+        if let Some(number) = self.find(labels) {
+            self.touch(number, now_ns);
+            return number;
+        }
+        if self.len() >= MAX_ENTITIES {
+            let overflow = overflow_labels();
+            return match self.find(&overflow) {
+                Some(number) => number,
+                None => self.insert(&overflow, now_ns),
+            };
+        }
+        self.insert(labels, now_ns)
+    }
+
+    fn find(&self, labels: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(labels);
+        let is_equal = |number: &u32| labels_of(&self.entities, *number) == labels;
+        self.numbers.find(hash, is_equal).copied()
+    }
+
+    /// Note that the entity is in use.
+    #[inline]
+    pub fn touch(&mut self, number: u32, now_ns: u64) {
+        if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
+            entity.used_at_ns = now_ns;
+        }
+    }
+
+    fn insert(&mut self, labels: &[u8], now_ns: u64) -> u32 {
+        let entity = Some(Entity {
+            labels: labels.into(),
+            used_at_ns: now_ns,
+            exemplars: NO_ENTITY,
+            is_dirty: false,
+            is_defined: false,
+        });
+        let number = if let Some(number) = self.free.pop() {
+            self.entities[number as usize] = entity;
+            number
+        } else {
+            self.entities.push(entity);
+            self.values.resize(self.entities.len() * self.stride, 0.0);
+            self.sums
+                .resize(self.entities.len() * self.shape.histograms.len(), 0);
+            self.entities.len() as u32 - 1
+        };
+        let (entities, hasher) = (&self.entities, &self.hasher);
+        self.numbers
+            .insert_unique(hasher.hash_one(labels), number, |number| {
+                hasher.hash_one(labels_of(entities, *number))
+            });
+        number
+    }
+
+    /// Begin to count in an entity; `None` if the number is of no entity.
+    #[inline]
+    pub fn update(&mut self, number: u32) -> Option<Update<'_>> {
+        let index = number as usize;
+        let entity = self.entities.get_mut(index)?.as_mut()?;
+        if !entity.is_dirty {
+            entity.is_dirty = true;
+            self.dirty.push(number);
+        }
+        let histograms = self.shape.histograms.len();
+        Some(Update {
+            values: self
+                .values
+                .get_mut(index * self.stride..(index + 1) * self.stride)?,
+            sums: self.sums.get_mut(index * histograms..(index + 1) * histograms)?,
+            shape: &self.shape,
+            offsets: &self.offsets,
+            first_exemplar: &mut entity.exemplars,
+            exemplars: &mut self.exemplars,
+        })
+    }
+
+    /// Whether there is nothing to flush.
+    pub fn is_quiet(&self) -> bool {
+        self.dirty.is_empty() && self.retired.is_empty()
+    }
+
+    /// Write what was counted since the last flush, and begin anew.
+    pub fn flush(&mut self, out: &mut GroupWriter) {
+        out.begin(&self.shape, &self.retired);
+        self.retired.clear();
+        let mut undefined = Vec::new();
+        for number in &self.dirty {
+            if let Some(Some(entity)) = self.entities.get_mut(*number as usize)
+                && !std::mem::replace(&mut entity.is_defined, true)
+            {
+                undefined.push(*number);
+            }
+        }
+        out.count(undefined.len());
+        for number in undefined {
+            out.definition(number, labels_of(&self.entities, number));
+        }
+        out.count(self.dirty.len());
+        let (stride, histograms) = (self.stride, self.shape.histograms.len());
+        for number in self.dirty.drain(..) {
+            let index = number as usize;
+            let Some(Some(entity)) = self.entities.get_mut(index) else {
+                continue;
+            };
+            entity.is_dirty = false;
+            let first = std::mem::replace(&mut entity.exemplars, NO_ENTITY) as usize;
+            let slots = stride - self.shape.counters;
+            let values = &mut self.values[index * stride..(index + 1) * stride];
+            let sums = &mut self.sums[index * histograms..(index + 1) * histograms];
+            out.delta(&DeltaWriter {
+                number,
+                shape: &self.shape,
+                values,
+                sums,
+                exemplars: self
+                    .exemplars
+                    .get(first..first.saturating_add(slots))
+                    .unwrap_or_default(),
+            });
+            values.fill(0.0);
+            sums.fill(0);
+        }
+        self.exemplars.clear();
+    }
+
+    /// Forget entities not used since `before_ns`. Call right after a flush: nothing is lost with them.
+    pub fn retire(&mut self, before_ns: u64) {
+        for (number, slot) in self.entities.iter_mut().enumerate() {
+            if slot
+                .as_ref()
+                .is_some_and(|entity| entity.used_at_ns < before_ns && !entity.is_dirty)
+                && let Some(entity) = slot.take()
+            {
+                let number = number as u32;
+                let hash = self.hasher.hash_one(&*entity.labels);
+                if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
+                    entry.remove();
+                }
+                if entity.is_defined {
+                    self.retired.push(number);
+                }
+                self.free.push(number);
+            }
+        }
+    }
+
+    /// Define every entity anew when it is next counted in.
+    pub fn redefine(&mut self) {
+        for entity in self.entities.iter_mut().flatten() {
+            entity.is_defined = false;
+        }
+        self.retired.clear();
+    }
+
+    /// Bytes held, for the state gauge.
+    pub fn state_bytes(&self) -> usize {
+        let labels: usize = self
+            .entities
+            .iter()
+            .flatten()
+            .map(|entity| entity.labels.len())
+            .sum();
+        labels
+            + self.entities.capacity() * size_of::<Option<Entity>>()
+            + self.numbers.capacity() * (size_of::<u32>() + 1)
+            + self.values.capacity() * size_of::<f64>()
+            + self.sums.capacity() * size_of::<u128>()
+            + self.exemplars.capacity() * size_of::<Exemplar>()
+            + (self.dirty.capacity() + self.free.capacity()) * size_of::<u32>()
+    }
+}
+
+fn labels_of(entities: &[Option<Entity>], number: u32) -> &[u8] {
+    match entities.get(number as usize) {
+        Some(Some(entity)) => &entity.labels,
+        _ => &[],
+    }
+}
+
+/// One entity being counted in.
+#[derive(Debug)]
+pub struct Update<'g> {
+    values: &'g mut [f64],
+    sums: &'g mut [u128],
+    shape: &'g Shape,
+    offsets: &'g [usize],
+    first_exemplar: &'g mut u32,
+    exemplars: &'g mut Vec<Exemplar>,
+}
+
+impl Update<'_> {
+    /// Add to a counter.
+    #[inline]
+    pub fn add(&mut self, counter: usize, amount: f64) {
+        if let Some(value) = self.values.get_mut(counter) {
+            *value += amount;
+        }
+    }
+
+    /// Observe a duration in a histogram and offer it as the bucket's exemplar.
+    #[inline]
+    pub fn observe(&mut self, histogram: usize, duration_ns: u64, trace: u128, is_error: bool) {
+        let (Some(bounds), Some(offset), Some(sum)) = (
+            self.shape.histograms.get(histogram),
+            self.offsets.get(histogram),
+            self.sums.get_mut(histogram),
+        ) else {
+            return;
+        };
+        let slot = offset + bounds.bucket(duration_ns);
+        *sum += u128::from(duration_ns);
+        if let Some(count) = self.values.get_mut(slot) {
+            *count += 1.0;
+        }
+        if trace == 0 {
+            return;
+        }
+        if *self.first_exemplar == NO_ENTITY {
+            *self.first_exemplar = self.exemplars.len() as u32;
+            let slots = self.values.len() - self.shape.counters;
+            self.exemplars
+                .resize(self.exemplars.len() + slots, Exemplar::default());
+        }
+        let at = *self.first_exemplar as usize + slot - self.shape.counters;
+        if let Some(held) = self.exemplars.get_mut(at) {
+            held.offer(Exemplar::new(ExemplarRank::new(is_error, duration_ns), trace));
+        }
+    }
+}
+
+/// The canonical label set of the overflow entity.
+pub fn overflow_labels() -> Vec<u8> {
+    label_set(vec![OVERFLOW_LABEL])
+}

@@ -1,0 +1,78 @@
+//! Byte strings numbered in order of first sight, in one arena: the dictionaries of a frame.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Numbers distinct byte strings. Nothing is ever removed; a dictionary lives as long as one request.
+#[derive(Debug, Default)]
+pub struct Dictionary {
+    arena: Vec<u8>,
+    ends: Vec<u32>,
+    numbers: HashTable<u32>,
+    // Seeded per process: a tenant cannot choose strings that collide.
+    hasher: DefaultHashBuilder,
+}
+
+impl Dictionary {
+    /// The number of `bytes`, given out anew if `admit` agrees on first sight.
+    #[inline]
+    pub fn number(&mut self, bytes: &[u8], admit: impl FnOnce(&[u8]) -> bool) -> Option<u32> {
+        let hash = self.hasher.hash_one(bytes);
+        let (arena, ends) = (&self.arena, &self.ends);
+        if let Some(number) = self
+            .numbers
+            .find(hash, |number| slice(arena, ends, *number) == bytes)
+        {
+            return Some(*number);
+        }
+        if !admit(bytes) {
+            return None;
+        }
+        let number = self.ends.len() as u32;
+        self.arena.extend_from_slice(bytes);
+        self.ends.push(self.arena.len() as u32);
+        let (arena, ends, hasher) = (&self.arena, &self.ends, &self.hasher);
+        self.numbers.insert_unique(hash, number, |number| {
+            hasher.hash_one(slice(arena, ends, *number))
+        });
+        Some(number)
+    }
+
+    /// The strings one after the other.
+    pub fn arena(&self) -> &[u8] {
+        &self.arena
+    }
+
+    /// Where each string ends in the arena.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+}
+
+fn slice<'a>(arena: &'a [u8], ends: &[u32], number: u32) -> &'a [u8] {
+    let number = number as usize;
+    let start = number.checked_sub(1).and_then(|before| ends.get(before)).copied();
+    let end = ends.get(number).copied().unwrap_or_default();
+    arena
+        .get(start.unwrap_or_default() as usize..end as usize)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_share_a_number_and_refused_ones_get_none() {
+        let mut dictionary = Dictionary::default();
+        let mut number = |bytes: &[u8]| dictionary.number(bytes, |bytes| bytes != b"no");
+        assert_eq!(number(b"a"), Some(0));
+        assert_eq!(number(b""), Some(1));
+        assert_eq!(number(b"a"), Some(0));
+        assert_eq!(number(b"no"), None);
+        assert_eq!(number(b"bc"), Some(2));
+        assert_eq!(dictionary.arena(), b"abc");
+        assert_eq!(dictionary.ends(), [1, 1, 3]);
+    }
+}

@@ -1,0 +1,396 @@
+//! The record: what a shard counted since its last flush, on its way to the collector. Private to the engine.
+//!
+//! Layout: version, shard counters, then one block for each group: its shape, retired entities, new definitions, deltas
+//! with exemplars; at the end XXH3 of all that. Numbers are varints; a record describes its own buckets, so it can be
+//! merged into a registry whose settings have moved on.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::FrameError;
+use crate::exemplar::{Exemplar, ExemplarRank};
+use crate::group::Shape;
+use crate::wire::put_varint;
+
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 8;
+/// Integers up to here are exact in a double, and written as varints.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Things a shard counts besides series.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShardCounters {
+    /// Edges begun, those complete at once included (processors §2.3).
+    pub edges: u64,
+    /// Edges that ended without producing anything, by the kind of their last span (index as in `SpanKind`).
+    pub expired_edges: [u64; 6],
+    /// Spans not taken because the edge buffer was full.
+    pub dropped_spans: u64,
+    /// Edges whose labels were not UTF-8.
+    pub invalid_utf8_edges: u64,
+}
+
+impl ShardCounters {
+    const LEN: usize = 9;
+
+    fn to_array(self) -> [u64; Self::LEN] {
+        let [a, b, c, d, e, f] = self.expired_edges;
+        [
+            self.edges,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            self.dropped_spans,
+            self.invalid_utf8_edges,
+        ]
+    }
+
+    fn from_array(array: [u64; Self::LEN]) -> Self {
+        let [edges, a, b, c, d, e, f, dropped_spans, invalid_utf8_edges] = array;
+        Self {
+            edges,
+            expired_edges: [a, b, c, d, e, f],
+            dropped_spans,
+            invalid_utf8_edges,
+        }
+    }
+
+    /// Add what another record counted.
+    pub fn add(&mut self, other: &Self) {
+        let mut sum = self.to_array();
+        for (total, more) in sum.iter_mut().zip(other.to_array()) {
+            *total += more;
+        }
+        *self = Self::from_array(sum);
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Writes a record.
+#[derive(Debug)]
+pub struct GroupWriter {
+    out: Vec<u8>,
+}
+
+/// One entity's delta, borrowed for writing.
+#[derive(Debug)]
+pub struct DeltaWriter<'a> {
+    /// The entity's number in its shard.
+    pub number: u32,
+    /// The group's shape.
+    pub shape: &'a Shape,
+    /// Counters, then buckets.
+    pub values: &'a [f64],
+    /// One sum for each histogram.
+    pub sums: &'a [u128],
+    /// One slot for each bucket, or none at all.
+    pub exemplars: &'a [Exemplar],
+}
+
+impl GroupWriter {
+    /// Begin a record of `groups` groups.
+    pub fn new(counters: &ShardCounters, groups: usize) -> Self {
+        let mut out = vec![VERSION];
+        for counter in counters.to_array() {
+            put_varint(&mut out, counter);
+        }
+        put_varint(&mut out, groups as u64);
+        Self { out }
+    }
+
+    /// Begin a group.
+    pub fn begin(&mut self, shape: &Shape, retired: &[u32]) {
+        self.count(shape.counters);
+        self.count(shape.histograms.len());
+        for bounds in &shape.histograms {
+            self.count(bounds.seconds.len());
+            for bound in &bounds.seconds {
+                self.out.extend_from_slice(&bound.to_le_bytes());
+            }
+        }
+        self.count(retired.len());
+        for number in retired {
+            put_varint(&mut self.out, u64::from(*number));
+        }
+    }
+
+    /// Write a group that has nothing to say: no counters, histograms, retired numbers, definitions or deltas.
+    pub fn absent(&mut self) {
+        for _ in 0..5 {
+            self.count(0);
+        }
+    }
+
+    /// Write a count.
+    pub fn count(&mut self, count: usize) {
+        put_varint(&mut self.out, count as u64);
+    }
+
+    /// Write a definition.
+    pub fn definition(&mut self, number: u32, labels: &[u8]) {
+        put_varint(&mut self.out, u64::from(number));
+        self.count(labels.len());
+        self.out.extend_from_slice(labels);
+    }
+
+    /// Write a delta.
+    pub fn delta(&mut self, delta: &DeltaWriter<'_>) {
+        put_varint(&mut self.out, u64::from(delta.number));
+        let (counters, mut buckets) = delta
+            .values
+            .split_at(delta.shape.counters.min(delta.values.len()));
+        for value in counters {
+            self.amount(*value);
+        }
+        for (bounds, sum) in delta.shape.histograms.iter().zip(delta.sums) {
+            put_varint(&mut self.out, *sum as u64);
+            put_varint(&mut self.out, (*sum >> 64) as u64);
+            let (own, rest) = buckets.split_at(bounds.buckets().min(buckets.len()));
+            buckets = rest;
+            self.count(own.iter().filter(|count| **count != 0.0).count());
+            for (index, count) in own.iter().enumerate().filter(|(_, count)| **count != 0.0) {
+                self.out.push(index as u8);
+                self.amount(*count);
+            }
+        }
+        let filled = || {
+            delta
+                .exemplars
+                .iter()
+                .enumerate()
+                .filter(|(_, held)| held.trace() != 0)
+        };
+        self.count(filled().count());
+        for (slot, exemplar) in filled() {
+            put_varint(&mut self.out, slot as u64);
+            self.out.extend_from_slice(&exemplar.rank.0.to_le_bytes());
+            self.out.extend_from_slice(&exemplar.trace().to_le_bytes());
+        }
+    }
+
+    fn amount(&mut self, value: f64) {
+        if value.fract() == 0.0 && (0.0..EXACT).contains(&value) {
+            put_varint(&mut self.out, (value as u64) << 1);
+        } else {
+            put_varint(&mut self.out, 1);
+            self.out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// The finished record.
+    pub fn finish(mut self) -> Vec<u8> {
+        let checksum = xxh3_64(&self.out);
+        self.out.extend_from_slice(&checksum.to_le_bytes());
+        self.out
+    }
+}
+
+/// A record being read. The checksum has been verified; a count that does not fit ends the reading with an error.
+#[derive(Debug)]
+pub struct RecordReader<'a> {
+    rest: &'a [u8],
+    /// What the shard counted besides series.
+    pub counters: ShardCounters,
+    /// How many groups follow.
+    pub groups: usize,
+}
+
+/// The shape of a group as the shard knew it.
+#[derive(Debug, PartialEq)]
+pub struct RecordShape {
+    /// Counters of each entity.
+    pub counters: usize,
+    /// Upper bounds in seconds of each histogram, +Inf left out.
+    pub bounds: Vec<Vec<f64>>,
+}
+
+/// One entity's delta, as read. Reused for every delta of a group.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// The entity's number in its shard.
+    pub number: u32,
+    /// Counters.
+    pub counters: Vec<f64>,
+    /// One for each histogram.
+    pub histograms: Vec<HistogramDelta>,
+    /// Histogram, bucket and exemplar.
+    pub exemplars: Vec<(usize, usize, Exemplar)>,
+}
+
+/// One histogram's delta.
+#[derive(Debug, Default)]
+pub struct HistogramDelta {
+    /// Sum of observations in nanoseconds.
+    pub sum_ns: u128,
+    /// Bucket and count, ascending by bucket.
+    pub buckets: Vec<(usize, f64)>,
+}
+
+impl<'a> RecordReader<'a> {
+    /// Check the record's envelope.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, FrameError> {
+        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(refuse("too short"))?;
+        if xxh3_64(content) != u64::from_le_bytes(*checksum) {
+            return Err(refuse("checksum differs"));
+        }
+        let mut reader = Self {
+            rest: content,
+            counters: ShardCounters::default(),
+            groups: 0,
+        };
+        if reader.byte()? != VERSION {
+            return Err(refuse("made by another version of the engine"));
+        }
+        let mut counters = [0; ShardCounters::LEN];
+        for counter in &mut counters {
+            *counter = reader.varint()?;
+        }
+        reader.counters = ShardCounters::from_array(counters);
+        reader.groups = reader.count()?;
+        Ok(reader)
+    }
+
+    /// The next group's shape; then come its retired numbers, definitions and deltas, each behind a [`Self::count`].
+    pub fn shape(&mut self) -> Result<RecordShape, FrameError> {
+        let counters = self.count()?;
+        let mut bounds = Vec::new();
+        for _ in 0..self.count()? {
+            let mut seconds = Vec::new();
+            for _ in 0..self.count()? {
+                seconds.push(f64::from_le_bytes(self.array()?));
+            }
+            bounds.push(seconds);
+        }
+        Ok(RecordShape { counters, bounds })
+    }
+
+    /// The next count.
+    pub fn count(&mut self) -> Result<usize, FrameError> {
+        let count = self.varint()? as usize;
+        // Each counted thing takes at least a byte, so a count cannot exceed what is left.
+        if count > self.rest.len() {
+            return Err(refuse("counts exceed its length"));
+        }
+        Ok(count)
+    }
+
+    /// The next entity number.
+    pub fn number(&mut self) -> Result<u32, FrameError> {
+        u32::try_from(self.varint()?).map_err(|_| refuse("a number is out of range"))
+    }
+
+    /// The next definition.
+    pub fn definition(&mut self) -> Result<(u32, &'a [u8]), FrameError> {
+        let number = self.number()?;
+        let length = self.count()?;
+        let (labels, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(refuse("counts exceed its length"))?;
+        self.rest = rest;
+        Ok((number, labels))
+    }
+
+    /// Read the next delta into `delta`.
+    pub fn delta(&mut self, shape: &RecordShape, delta: &mut Delta) -> Result<(), FrameError> {
+        delta.number = self.number()?;
+        delta.counters.clear();
+        for _ in 0..shape.counters {
+            let amount = self.amount()?;
+            delta.counters.push(amount);
+        }
+        delta
+            .histograms
+            .resize_with(shape.bounds.len(), HistogramDelta::default);
+        for (bounds, histogram) in shape.bounds.iter().zip(&mut delta.histograms) {
+            let (low, high) = (self.varint()?, self.varint()?);
+            histogram.sum_ns = u128::from(high) << 64 | u128::from(low);
+            histogram.buckets.clear();
+            for _ in 0..self.count()? {
+                let bucket = usize::from(self.byte()?);
+                if bucket > bounds.len() {
+                    return Err(refuse("a bucket is out of range"));
+                }
+                histogram.buckets.push((bucket, self.amount()?));
+            }
+        }
+        delta.exemplars.clear();
+        for _ in 0..self.count()? {
+            let (histogram, bucket) = bucket_of_slot(shape, self.varint()? as usize)?;
+            let rank = ExemplarRank(u64::from_le_bytes(self.array()?));
+            let trace = u128::from_le_bytes(self.array()?);
+            delta
+                .exemplars
+                .push((histogram, bucket, Exemplar::new(rank, trace)));
+        }
+        Ok(())
+    }
+
+    /// Whether everything was read.
+    pub fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn amount(&mut self) -> Result<f64, FrameError> {
+        let raw = self.varint()?;
+        if raw & 1 == 0 {
+            Ok((raw >> 1) as f64)
+        } else {
+            Ok(f64::from_le_bytes(self.array()?))
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, FrameError> {
+        let (byte, rest) = self
+            .rest
+            .split_first()
+            .ok_or(refuse("counts exceed its length"))?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let (array, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(refuse("counts exceed its length"))?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    fn varint(&mut self) -> Result<u64, FrameError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(refuse("a varint is too long"))
+    }
+}
+
+fn bucket_of_slot(shape: &RecordShape, slot: usize) -> Result<(usize, usize), FrameError> {
+    let mut bucket = slot;
+    for (histogram, bounds) in shape.bounds.iter().enumerate() {
+        if bucket <= bounds.len() {
+            return Ok((histogram, bucket));
+        }
+        bucket -= bounds.len() + 1;
+    }
+    Err(refuse("a bucket is out of range"))
+}
+
+fn refuse(fault: &'static str) -> FrameError {
+    FrameError {
+        what: "record",
+        fault,
+    }
+}

@@ -1,0 +1,324 @@
+//! Remote-Write 1.0 messages, written straight from the registry (remote-write §1.1, §1.3, §1.4).
+
+use snap::raw::Encoder;
+
+use crate::labels::Labels;
+use crate::wire::{delimited_len, put_varint, varint_len};
+
+const NAME: &[u8] = b"__name__";
+const LE: &[u8] = b"le";
+
+/// The one NaN that says "this series ended" (remote-write §1.5).
+pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
+
+/// One compressed `WriteRequest`.
+#[derive(Debug, Clone, Default)]
+pub struct WriteBatch {
+    /// Snappy block format.
+    pub body: Vec<u8>,
+    /// `TimeSeries` messages.
+    pub series: usize,
+    /// Samples, zero samples and staleness markers included.
+    pub samples: usize,
+    /// Exemplars.
+    pub exemplars: usize,
+}
+
+/// The labels of one entity's series, external labels included, encoded once for all its metrics.
+#[derive(Debug, Default)]
+pub struct SeriesLabels {
+    before_name: Vec<u8>,
+    name_to_le: Vec<u8>,
+    /// A label of the entity that is itself called `le`: `_bucket` series put theirs in its place.
+    own_le: Vec<u8>,
+    after_le: Vec<u8>,
+}
+
+/// An exemplar on its way out.
+#[derive(Debug, Clone)]
+pub struct ExemplarOut<'a> {
+    /// Label that carries the trace id.
+    pub label: &'a str,
+    /// The trace id as text.
+    pub trace: String,
+    /// The observed value in seconds.
+    pub seconds: f64,
+}
+
+/// Labels set on every series after the entity's own, which they replace (processors §4.5); an empty value removes.
+#[derive(Debug, Clone, Default)]
+pub struct ExternalLabels(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl ExternalLabels {
+    /// Sort the labels; of equal names the last stays.
+    pub fn new(pairs: &[(String, String)]) -> Self {
+        let mut sorted: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for (name, value) in pairs {
+            sorted.retain(|(other, _)| other != name.as_bytes());
+            sorted.push((name.clone().into_bytes(), value.clone().into_bytes()));
+        }
+        sorted.sort();
+        Self(sorted)
+    }
+}
+
+impl SeriesLabels {
+    /// Merge the entity's canonical label set with the external labels.
+    pub fn set(&mut self, entity: &[u8], external: &ExternalLabels) {
+        self.before_name.clear();
+        self.name_to_le.clear();
+        self.own_le.clear();
+        self.after_le.clear();
+        let mut external = external
+            .0
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .peekable();
+        for (name, value) in Labels(entity) {
+            while let Some((other, text)) = external.next_if(|(other, _)| *other < name) {
+                self.put(other, text);
+            }
+            if external.peek().is_none_or(|(other, _)| *other != name) {
+                self.put(name, value);
+            }
+        }
+        for (name, value) in external {
+            self.put(name, value);
+        }
+    }
+
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        if value.is_empty() || name == NAME {
+            return;
+        }
+        let part = if name < NAME {
+            &mut self.before_name
+        } else if name < LE {
+            &mut self.name_to_le
+        } else if name == LE {
+            &mut self.own_le
+        } else {
+            &mut self.after_le
+        };
+        put_label(part, name, value);
+    }
+}
+
+fn put_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.push(0x0a);
+    put_varint(
+        out,
+        (delimited_len(name.len()) + delimited_len(value.len())) as u64,
+    );
+    put_bytes(out, 0x0a, name);
+    put_bytes(out, 0x12, value);
+}
+
+fn label_len(name: &[u8], value: &[u8]) -> usize {
+    delimited_len(delimited_len(name.len()) + delimited_len(value.len()))
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn sample_len(at_ms: i64) -> usize {
+    9 + 1 + varint_len(at_ms as u64)
+}
+
+/// Cuts what it is given into batches of about `max_samples` samples.
+pub struct BatchWriter {
+    max_samples: usize,
+    message: Vec<u8>,
+    open: WriteBatch,
+    batches: Vec<WriteBatch>,
+    encoder: Encoder,
+}
+
+impl BatchWriter {
+    /// Begin; a batch is closed at the first entity that finds it full.
+    pub fn new(max_samples: usize) -> Self {
+        Self {
+            max_samples: max_samples.max(1),
+            message: Vec::new(),
+            open: WriteBatch::default(),
+            batches: Vec::new(),
+            encoder: Encoder::new(),
+        }
+    }
+
+    /// Call between entities: all series of one histogram share a batch (remote-write §2.5 point 9).
+    pub fn next_entity(&mut self) {
+        if self.open.samples >= self.max_samples {
+            self.close();
+        }
+    }
+
+    /// Write one series with its samples, oldest first.
+    pub fn series(
+        &mut self,
+        labels: &SeriesLabels,
+        name: &[u8],
+        le: Option<&str>,
+        samples: &[(i64, f64)],
+        exemplar: Option<&ExemplarOut<'_>>,
+    ) {
+        let at_ms = samples.last().map_or(0, |(at_ms, _)| *at_ms);
+        let le_len = le.map_or(labels.own_le.len(), |le| label_len(LE, le.as_bytes()));
+        let exemplar_body_len = exemplar.map_or(0, |exemplar| {
+            label_len(exemplar.label.as_bytes(), exemplar.trace.as_bytes()) + sample_len(at_ms)
+        });
+        let samples_len: usize = samples
+            .iter()
+            .map(|(at_ms, _)| delimited_len(sample_len(*at_ms)))
+            .sum();
+        let length = labels.before_name.len()
+            + label_len(NAME, name)
+            + labels.name_to_le.len()
+            + le_len
+            + labels.after_le.len()
+            + samples_len
+            + exemplar.map_or(0, |_| delimited_len(exemplar_body_len));
+        let out = &mut self.message;
+        out.push(0x0a);
+        put_varint(out, length as u64);
+        out.extend_from_slice(&labels.before_name);
+        put_label(out, NAME, name);
+        out.extend_from_slice(&labels.name_to_le);
+        match le {
+            Some(le) => put_label(out, LE, le.as_bytes()),
+            None => out.extend_from_slice(&labels.own_le),
+        }
+        out.extend_from_slice(&labels.after_le);
+        for (at_ms, value) in samples {
+            out.push(0x12);
+            put_varint(out, sample_len(*at_ms) as u64);
+            put_sample(out, 0x09, 0x10, *value, *at_ms);
+        }
+        if let Some(exemplar) = exemplar {
+            out.push(0x1a);
+            put_varint(out, exemplar_body_len as u64);
+            put_label(out, exemplar.label.as_bytes(), exemplar.trace.as_bytes());
+            put_sample(out, 0x11, 0x18, exemplar.seconds, at_ms);
+            self.open.exemplars += 1;
+        }
+        self.open.series += 1;
+        self.open.samples += samples.len();
+    }
+
+    fn close(&mut self) {
+        // The encoder refuses only messages of 4 GiB; a batch is far below.
+        if let Ok(body) = self.encoder.compress_vec(&self.message) {
+            self.open.body = body;
+            self.batches.push(std::mem::take(&mut self.open));
+        }
+        self.message.clear();
+    }
+
+    /// The finished batches.
+    pub fn finish(mut self) -> Vec<WriteBatch> {
+        if self.open.series > 0 {
+            self.close();
+        }
+        self.batches
+    }
+}
+
+fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms: i64) {
+    out.push(value_tag);
+    out.extend_from_slice(&value.to_le_bytes());
+    out.push(time_tag);
+    put_varint(out, at_ms as u64);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::labels::label_set;
+    use crate::wire::{Cursor, Value};
+
+    fn labels_of(series: &[u8]) -> Vec<(String, String)> {
+        let mut labels = Vec::new();
+        let mut cursor = Cursor::new(series, 0, "series");
+        while let Some(field) = cursor.next_field().unwrap() {
+            if let (1, Value::Bytes(label, _)) = field {
+                let mut parts = Vec::new();
+                let mut cursor = Cursor::new(label, 0, "label");
+                while let Some((_, Value::Bytes(text, _))) = cursor.next_field().unwrap() {
+                    parts.push(String::from_utf8(text.to_vec()).unwrap());
+                }
+                labels.push((parts[0].clone(), parts[1].clone()));
+            }
+        }
+        labels
+    }
+
+    fn written(
+        entity: &[(&str, &str)],
+        external: &[(&str, &str)],
+        le: Option<&str>,
+    ) -> Vec<(String, String)> {
+        let pairs = entity
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let entity = label_set(pairs.collect());
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let external = ExternalLabels::new(&external.iter().map(owned).collect::<Vec<_>>());
+        let mut labels = SeriesLabels::default();
+        labels.set(&entity, &external);
+        let mut writer = BatchWriter::new(10);
+        writer.series(&labels, b"m", le, &[(1, 0.0), (2, 1.5)], None);
+        let batches = writer.finish();
+        let message = snap::raw::Decoder::new()
+            .decompress_vec(&batches[0].body)
+            .unwrap();
+        let mut cursor = Cursor::new(&message, 0, "request");
+        let Some((1, Value::Bytes(series, _))) = cursor.next_field().unwrap() else {
+            return Vec::new();
+        };
+        assert_eq!(cursor.next_field().unwrap(), None);
+        labels_of(series)
+    }
+
+    #[test]
+    fn labels_are_sorted_and_external_ones_replace() {
+        let labels = written(
+            &[("A", "1"), ("client", "c"), ("server", "s"), ("zone", "z")],
+            &[("cluster", "k"), ("zone", "y"), ("client", ""), ("__x", "u")],
+            Some("0.1"),
+        );
+        let expected = [
+            ("A", "1"),
+            ("__name__", "m"),
+            ("__x", "u"),
+            ("cluster", "k"),
+            ("le", "0.1"),
+            ("server", "s"),
+            ("zone", "y"),
+        ];
+        assert_eq!(
+            labels,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn an_own_label_called_le_gives_way_on_bucket_series_only() {
+        assert_eq!(written(&[("le", "own")], &[], None)[1].1, "own");
+        assert_eq!(written(&[("le", "own")], &[], Some("+Inf"))[1].1, "+Inf");
+    }
+
+    #[test]
+    fn a_full_batch_is_closed_between_entities() {
+        let mut writer = BatchWriter::new(2);
+        for _ in 0..5 {
+            writer.next_entity();
+            writer.series(&SeriesLabels::default(), b"m", None, &[(1, 1.0)], None);
+        }
+        let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.samples).collect();
+        assert_eq!(sizes, [2, 2, 1]);
+    }
+}
