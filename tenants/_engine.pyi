@@ -8,7 +8,7 @@ Bytes named *frame* (gateway to shard) and *record* (shard to collector) are pri
 checked on reading, carried by Python as opaque buffers.
 """
 
-from collections.abc import Buffer
+from typing_extensions import Buffer
 from typing import final
 
 class EngineError(Exception):

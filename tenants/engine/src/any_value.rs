@@ -1,16 +1,37 @@
 //! Attributes: `KeyValue` and `AnyValue` checked, measured, and turned into label text (processors §0.2).
 
+#![allow(
+    clippy::inline_always,
+    reason = "measured: attributes are most of a request's bytes"
+)]
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::error::{WireError, WireFault};
-use crate::wire::{Cursor, Value, delimited_len, varint_len};
+use crate::error::WireFault;
+use crate::wire::{Cursor, WireResult, bytes_tag, delimited_len, fixed64_tag, varint_len, varint_tag};
 
 /// Arrays and key/value lists may nest this deep; protobuf runtimes give up at 100 messages, two per level.
 const MAX_DEPTH: u32 = 40;
 
 const KEY_VALUE: &str = "attributes.key_value";
 const ANY_VALUE: &str = "attributes.value";
+
+const KEY: u32 = bytes_tag(1);
+const VALUE: u32 = bytes_tag(2);
+const KEY_INDEX: u32 = varint_tag(3);
+
+const STRING: u32 = bytes_tag(1);
+const BOOL: u32 = varint_tag(2);
+const INT: u32 = varint_tag(3);
+const DOUBLE: u32 = fixed64_tag(4);
+const ARRAY: u32 = bytes_tag(5);
+const LIST: u32 = bytes_tag(6);
+const BYTES: u32 = bytes_tag(7);
+const STRING_INDEX: u32 = varint_tag(8);
+
+/// Member of an `ArrayValue` or a `KeyValueList`.
+const MEMBER: u32 = bytes_tag(1);
 
 /// One attribute, still on the wire.
 #[derive(Debug, Clone, Copy)]
@@ -43,30 +64,63 @@ pub enum AnyValue<'a> {
 }
 
 impl<'a> Attribute<'a> {
-    /// Read one `KeyValue` message that begins at `offset` of the request.
-    #[inline]
-    pub fn read(message: &'a [u8], offset: usize) -> Result<Self, WireError> {
-        Self::read_nested(message, offset, 0)
+    /// Read one `KeyValue` message that is a part of what `parent` reads.
+    #[inline(always)]
+    pub fn read(message: &'a [u8], parent: &Cursor<'a>) -> WireResult<Self> {
+        match Self::read_short(message) {
+            Some(attribute) => Ok(attribute),
+            None => Self::read_nested(message, parent, 0),
+        }
     }
 
-    #[inline]
-    fn read_nested(message: &'a [u8], offset: usize, depth: u32) -> Result<Self, WireError> {
-        let mut cursor = Cursor::new(message, offset, KEY_VALUE);
+    /// Most attributes are a short key with a short string or number in canonical encoding: a few comparisons tell.
+    #[inline(always)]
+    fn read_short(message: &'a [u8]) -> Option<Self> {
+        let [0x0a, key_len @ 1..0x80, rest @ ..] = message else {
+            return None;
+        };
+        let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
+        let [0x12, value_len @ ..0x80, value @ ..] = rest else {
+            return None;
+        };
+        if usize::from(*value_len) != value.len() {
+            return None;
+        }
+        let value = match value {
+            [0x0a, length @ ..0x80, text @ ..] if usize::from(*length) == text.len() => {
+                AnyValue::String(text)
+            }
+            [0x18, byte @ ..0x80] => AnyValue::Int(i64::from(*byte)),
+            [0x18, low @ 0x80..=0xff, high @ 1..0x80] => {
+                AnyValue::Int(i64::from(low & 0x7f) | i64::from(*high) << 7)
+            }
+            _ => return None,
+        };
+        Some(Self {
+            key,
+            value,
+            encoded_len: message.len(),
+        })
+    }
+
+    fn read_nested(message: &'a [u8], parent: &Cursor<'a>, depth: u32) -> WireResult<Self> {
+        let mut cursor = parent.nested(message, KEY_VALUE);
         let mut key: &[u8] = &[];
         let mut value = AnyValue::Empty;
         let mut value_len = None;
         let mut index_len = 0;
-        while let Some(field) = cursor.next_field()? {
-            match field {
-                (1, Value::Bytes(bytes, _)) => key = bytes,
-                (2, Value::Bytes(bytes, at)) => {
-                    let (read, length) = read_value(bytes, at, depth)?;
+        loop {
+            match cursor.tag()? {
+                0 => break,
+                KEY => key = cursor.bytes()?,
+                VALUE => {
+                    let bytes = cursor.bytes()?;
+                    let (read, length) = read_value(bytes, &cursor, depth)?;
                     value = read;
                     value_len = Some(length);
                 }
-                (3, Value::Varint(index)) => index_len = int32_len(index),
-                (1..=3, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-                _ => {}
+                KEY_INDEX => index_len = int32_len(cursor.varint()?),
+                tag => cursor.unexpected(tag, &[1, 2, 3])?,
             }
         }
         let key_len = if key.is_empty() {
@@ -89,69 +143,88 @@ pub fn int32_len(raw: u64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value) }
 }
 
-#[inline]
-fn read_value(message: &[u8], offset: usize, depth: u32) -> Result<(AnyValue<'_>, usize), WireError> {
-    let mut cursor = Cursor::new(message, offset, ANY_VALUE);
+fn read_value<'a>(message: &'a [u8], parent: &Cursor<'a>, depth: u32) -> WireResult<(AnyValue<'a>, usize)> {
+    let mut cursor = parent.nested(message, ANY_VALUE);
     let mut value = AnyValue::Empty;
     let mut length = 0;
-    while let Some(field) = cursor.next_field()? {
-        (value, length) = match field {
-            (1, Value::Bytes(bytes, _)) => (AnyValue::String(bytes), delimited_len(bytes.len())),
-            (2, Value::Varint(raw)) => (AnyValue::Bool(raw != 0), 2),
-            (3, Value::Varint(raw)) => (AnyValue::Int(raw as i64), 1 + varint_len(raw)),
-            (4, Value::Fixed64(raw)) => (AnyValue::Double(f64::from_bits(raw)), 9),
-            (5, Value::Bytes(bytes, at)) => {
-                let length = array_len(bytes, at, depth + 1)?;
+    loop {
+        (value, length) = match cursor.tag()? {
+            0 => return Ok((value, length)),
+            STRING => {
+                let bytes = cursor.bytes()?;
+                (AnyValue::String(bytes), delimited_len(bytes.len()))
+            }
+            BOOL => (AnyValue::Bool(cursor.varint()? != 0), 2),
+            INT => {
+                let raw = cursor.varint()?;
+                (AnyValue::Int(raw as i64), 1 + varint_len(raw))
+            }
+            DOUBLE => (AnyValue::Double(f64::from_bits(cursor.fixed64()?)), 9),
+            ARRAY => {
+                let bytes = cursor.bytes()?;
+                let length = array_len(bytes, &cursor, depth + 1)?;
                 (AnyValue::Array(bytes), delimited_len(length))
             }
-            (6, Value::Bytes(bytes, at)) => {
-                let length = list_len(bytes, at, depth + 1)?;
+            LIST => {
+                let bytes = cursor.bytes()?;
+                let length = list_len(bytes, &cursor, depth + 1)?;
                 (AnyValue::List(bytes), delimited_len(length))
             }
-            (7, Value::Bytes(bytes, _)) => (AnyValue::Empty, delimited_len(bytes.len())),
-            (8, Value::Varint(raw)) => {
-                let index = i64::from(raw as i32) as u64;
+            BYTES => (AnyValue::Empty, delimited_len(cursor.bytes()?.len())),
+            STRING_INDEX => {
+                let index = i64::from(cursor.varint()? as i32) as u64;
                 (AnyValue::Empty, 1 + varint_len(index))
             }
-            (1..=8, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-            _ => (value, length),
+            tag => {
+                cursor.unexpected(tag, &[1, 2, 3, 4, 5, 6, 7, 8])?;
+                (value, length)
+            }
         };
     }
-    Ok((value, length))
 }
 
-fn array_len(message: &[u8], offset: usize, depth: u32) -> Result<usize, WireError> {
-    let mut cursor = Cursor::new(message, offset, "attributes.value.array_value");
+fn array_len<'a>(message: &'a [u8], parent: &Cursor<'a>, depth: u32) -> WireResult<usize> {
+    members_len(
+        message,
+        parent,
+        depth,
+        "attributes.value.array_value",
+        |bytes, cursor| Ok(read_value(bytes, cursor, depth)?.1),
+    )
+}
+
+fn list_len<'a>(message: &'a [u8], parent: &Cursor<'a>, depth: u32) -> WireResult<usize> {
+    members_len(
+        message,
+        parent,
+        depth,
+        "attributes.value.kvlist_value",
+        |bytes, cursor| Ok(Attribute::read_nested(bytes, cursor, depth)?.encoded_len),
+    )
+}
+
+fn members_len<'a>(
+    message: &'a [u8],
+    parent: &Cursor<'a>,
+    depth: u32,
+    path: &'static str,
+    member_len: impl Fn(&'a [u8], &Cursor<'a>) -> WireResult<usize>,
+) -> WireResult<usize> {
+    let mut cursor = parent.nested(message, path);
     if depth > MAX_DEPTH {
         return Err(cursor.fault(WireFault::TooDeep));
     }
     let mut length = 0;
-    while let Some(field) = cursor.next_field()? {
-        match field {
-            (1, Value::Bytes(bytes, at)) => length += delimited_len(read_value(bytes, at, depth)?.1),
-            (1, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-            _ => {}
-        }
-    }
-    Ok(length)
-}
-
-fn list_len(message: &[u8], offset: usize, depth: u32) -> Result<usize, WireError> {
-    let mut cursor = Cursor::new(message, offset, "attributes.value.kvlist_value");
-    if depth > MAX_DEPTH {
-        return Err(cursor.fault(WireFault::TooDeep));
-    }
-    let mut length = 0;
-    while let Some(field) = cursor.next_field()? {
-        match field {
-            (1, Value::Bytes(bytes, at)) => {
-                length += delimited_len(Attribute::read_nested(bytes, at, depth)?.encoded_len);
+    loop {
+        match cursor.tag()? {
+            0 => return Ok(length),
+            MEMBER => {
+                let bytes = cursor.bytes()?;
+                length += delimited_len(member_len(bytes, &cursor)?);
             }
-            (1, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-            _ => {}
+            tag => cursor.unexpected(tag, &[1])?,
         }
     }
-    Ok(length)
 }
 
 impl<'a> AnyValue<'a> {
@@ -180,17 +253,16 @@ impl<'a> AnyValue<'a> {
             Self::Double(value) => out.extend_from_slice(float_text(value).as_bytes()),
             Self::Array(message) => {
                 out.push(b'[');
-                for_each_member(message, |bytes| {
-                    let (value, _) = read_value(bytes, 0, 0)?;
-                    value.write_text(out);
+                for_each_member(message, |bytes, cursor| {
+                    read_value(bytes, cursor, 0)?.0.write_text(out);
                     Ok(())
                 });
                 out.push(b']');
             }
             Self::List(message) => {
                 out.push(b'{');
-                for_each_member(message, |bytes| {
-                    let pair = Attribute::read(bytes, 0)?;
+                for_each_member(message, |bytes, cursor| {
+                    let pair = Attribute::read(bytes, cursor)?;
                     out.extend_from_slice(pair.key);
                     out.push(b':');
                     pair.value.write_text(out);
@@ -202,17 +274,23 @@ impl<'a> AnyValue<'a> {
     }
 }
 
-/// Visit the members of an array or list whose bytes were checked when the value was read: the error arm of the
-/// walk cannot be reached, and ends it where it stands.
-fn for_each_member<'a>(message: &'a [u8], mut visit: impl FnMut(&'a [u8]) -> Result<(), WireError>) {
-    let mut cursor = Cursor::new(message, 0, ANY_VALUE);
-    while let Ok(Some(field)) = cursor.next_field() {
-        if let (1, Value::Bytes(bytes, _)) = field
-            && visit(bytes).is_err()
-        {
-            return;
+/// Visit the members of an array or list whose bytes were checked when the value was read: the error arm of the walk
+/// cannot be reached, and ends it where it stands.
+fn for_each_member<'a>(message: &'a [u8], mut visit: impl FnMut(&'a [u8], &Cursor<'a>) -> WireResult<()>) {
+    let mut cursor = Cursor::new(message, ANY_VALUE);
+    let mut walk = || -> WireResult<()> {
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                MEMBER => {
+                    let bytes = cursor.bytes()?;
+                    visit(bytes, &cursor)?;
+                }
+                tag => cursor.skip(tag)?,
+            }
         }
-    }
+    };
+    let _ = walk();
 }
 
 /// Shortest decimal that reads back as the same double, never with an exponent (processors §0.2 and §4.3).
@@ -273,7 +351,7 @@ mod tests {
         ]);
         list.extend(value);
         let message = [vec![0x32, list.len() as u8], list].concat();
-        let (value, length) = read_value(&message, 0, 0).unwrap();
+        let (value, length) = read_value(&message, &Cursor::new(&message, "test"), 0).unwrap();
         assert_eq!(value.text().as_ref(), b"{k1:v1k2:[a50.1]}");
         assert_eq!(length, message.len());
     }
@@ -290,7 +368,7 @@ mod tests {
         for _ in 0..45 {
             message = wrap(0x2a, &wrap(0x0a, &message));
         }
-        let error = read_value(&message, 0, 0).unwrap_err();
+        let error = read_value(&message, &Cursor::new(&message, "test"), 0).unwrap_err();
         assert_eq!(error.fault, WireFault::TooDeep);
         assert!(error.offset > 0);
     }

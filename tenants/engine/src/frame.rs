@@ -4,6 +4,8 @@
 //! span is a row of fixed width. Layout, little-endian: version, six counts, the ends of both dictionaries' entries,
 //! their arenas, span rows, edge rows, XXH3 of all that.
 
+use std::hash::{Hash, Hasher};
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FrameError;
@@ -50,7 +52,7 @@ pub struct EdgeRow {
 }
 
 /// Trace id, and the client-side span's id: its own, or the server-side span's parent. Lengths are part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EdgeKey {
     /// Trace id as a number.
     pub trace: u128,
@@ -60,6 +62,16 @@ pub struct EdgeKey {
     pub trace_len: u8,
     /// Length of the span id in bytes; zero: the server-side span is a root.
     pub span_len: u8,
+}
+
+impl Hash for EdgeKey {
+    /// The lengths tell keys apart only where senders do not keep to OTLP; they are left to the comparison.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64((self.trace >> 64) as u64);
+        state.write_u64(self.trace as u64);
+        state.write_u64(u64::from_le_bytes(self.span));
+    }
 }
 
 impl EdgeKey {

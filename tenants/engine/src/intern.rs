@@ -9,7 +9,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 pub struct Dictionary {
     arena: Vec<u8>,
     ends: Vec<u32>,
-    numbers: HashTable<u32>,
+    /// Half of each string's hash beside its number: the table grows without hashing again, and rarely compares in vain.
+    numbers: HashTable<(u32, u32)>,
     // Seeded per process: a tenant cannot choose strings that collide.
     hasher: DefaultHashBuilder,
 }
@@ -18,12 +19,10 @@ impl Dictionary {
     /// The number of `bytes`, given out anew if `admit` agrees on first sight.
     #[inline]
     pub fn number(&mut self, bytes: &[u8], admit: impl FnOnce(&[u8]) -> bool) -> Option<u32> {
-        let hash = self.hasher.hash_one(bytes);
+        let half = self.hasher.hash_one(bytes) as u32;
         let (arena, ends) = (&self.arena, &self.ends);
-        if let Some(number) = self
-            .numbers
-            .find(hash, |number| slice(arena, ends, *number) == bytes)
-        {
+        let is_equal = |(other, number): &(u32, u32)| *other == half && slice(arena, ends, *number) == bytes;
+        if let Some((_, number)) = self.numbers.find(spread(half), is_equal) {
             return Some(*number);
         }
         if !admit(bytes) {
@@ -32,10 +31,8 @@ impl Dictionary {
         let number = self.ends.len() as u32;
         self.arena.extend_from_slice(bytes);
         self.ends.push(self.arena.len() as u32);
-        let (arena, ends, hasher) = (&self.arena, &self.ends, &self.hasher);
-        self.numbers.insert_unique(hash, number, |number| {
-            hasher.hash_one(slice(arena, ends, *number))
-        });
+        self.numbers
+            .insert_unique(spread(half), (half, number), |(half, _)| spread(*half));
         Some(number)
     }
 
@@ -50,6 +47,13 @@ impl Dictionary {
     }
 }
 
+/// The table looks at both ends of a hash.
+#[inline]
+fn spread(half: u32) -> u64 {
+    u64::from(half) << 32 | u64::from(half)
+}
+
+#[inline]
 fn slice<'a>(arena: &'a [u8], ends: &[u32], number: u32) -> &'a [u8] {
     let number = number as usize;
     let start = number.checked_sub(1).and_then(|before| ends.get(before)).copied();

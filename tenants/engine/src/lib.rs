@@ -14,6 +14,7 @@ pub mod exemplar;
 pub mod frame;
 pub mod group;
 pub mod half;
+pub mod halves;
 pub mod hash;
 pub mod intern;
 pub mod labels;

@@ -1,11 +1,10 @@
 //! A tenant's settings, compiled: which attributes to look at, which labels to build, which buckets to count in.
 
-use hashbrown::HashMap;
-
 use crate::any_value::float_text;
 use crate::error::PlanError;
 use crate::labels::{SERVICE_GRAPH_RESERVED, SPAN_METRICS_RESERVED, sanitize, sanitize_protected, truncate};
 use crate::settings::{ServiceGraphSettings, Settings, SpanMetricsSettings};
+use crate::wire::put_varint;
 
 /// Most buckets of a histogram: an exemplar's bucket must fit a byte.
 const MAX_BUCKETS: usize = 100;
@@ -32,12 +31,14 @@ pub struct Plan {
 }
 
 /// The attribute keys that a plan looks at, numbered in order of first mention.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
-    index: HashMap<Vec<u8>, usize>,
-    /// Bit `length % 64` is set if some key has that length: most attributes are passed over by this test alone.
-    lengths: u64,
+    /// Keys by their length and outer bytes: most attributes meet an empty list and are passed over.
+    by_outline: [Vec<(Vec<u8>, usize)>; OUTLINES],
+    len: usize,
 }
+
+const OUTLINES: usize = 256;
 
 /// How span metrics build a label set.
 #[derive(Debug)]
@@ -62,6 +63,21 @@ pub struct SpanLabel {
     pub name: Vec<u8>,
     /// Where its value comes from.
     pub source: LabelSource,
+    /// The name as it begins the label in a canonical label set.
+    pub encoded_name: Vec<u8>,
+}
+
+impl SpanLabel {
+    fn new(name: Vec<u8>, source: LabelSource) -> Self {
+        let mut encoded_name = Vec::new();
+        put_varint(&mut encoded_name, name.len() as u64);
+        encoded_name.extend_from_slice(&name);
+        Self {
+            name,
+            source,
+            encoded_name,
+        }
+    }
 }
 
 /// Where a label's value comes from.
@@ -174,29 +190,50 @@ fn duration_s(path: &str, value: f64) -> Result<f64, PlanError> {
 
 impl Watch {
     fn number(&mut self, key: &str) -> usize {
-        let next = self.index.len();
-        self.lengths |= 1 << (key.len() % 64);
-        *self.index.entry(key.as_bytes().to_vec()).or_insert(next)
+        let key = key.as_bytes();
+        if let Some(number) = self.find(key) {
+            return number;
+        }
+        let number = self.len;
+        self.len += 1;
+        if let Some(keys) = self.by_outline.get_mut(outline(key)) {
+            keys.push((key.to_vec(), number));
+        }
+        number
     }
 
     /// How many keys are watched.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.len
     }
 
     /// Whether nothing is watched; never so for a compiled plan.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len == 0
     }
 
     /// The number of `key`, if it is watched.
     #[inline]
     pub fn find(&self, key: &[u8]) -> Option<usize> {
-        if self.lengths >> (key.len() % 64) & 1 == 0 {
-            return None;
-        }
-        self.index.get(key).copied()
+        let keys = self.by_outline.get(outline(key))?;
+        let (_, number) = keys.iter().find(|(watched, _)| watched == key)?;
+        Some(*number)
     }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            by_outline: [const { Vec::new() }; OUTLINES],
+            len: 0,
+        }
+    }
+}
+
+#[inline]
+fn outline(key: &[u8]) -> usize {
+    let outer = |byte: Option<&u8>| usize::from(byte.copied().unwrap_or_default());
+    (key.len() * 37 + outer(key.first()) * 5 + outer(key.last())) % OUTLINES
 }
 
 fn label_name(name: &str, limit: usize) -> Vec<u8> {
@@ -224,17 +261,12 @@ impl SpanMetricsPlan {
         let mut added: Vec<SpanLabel> = Vec::new();
         let enabled = intrinsics.iter().filter(|(enabled, ..)| *enabled);
         for (_, name, source) in enabled {
-            added.push(SpanLabel {
-                name: label_name(name, name_limit),
-                source: *source,
-            });
+            added.push(SpanLabel::new(label_name(name, name_limit), *source));
         }
         for dimension in &settings.dimensions {
             let name = sanitize_protected(dimension, &SPAN_METRICS_RESERVED);
-            added.push(SpanLabel {
-                name: label_name(&name, name_limit),
-                source: LabelSource::Attribute(watch.number(dimension)),
-            });
+            let source = LabelSource::Attribute(watch.number(dimension));
+            added.push(SpanLabel::new(label_name(&name, name_limit), source));
         }
         // A stable sort by name, then the last of equal names: processors §0.5 step 2.
         let mut labels: Vec<SpanLabel> = Vec::new();

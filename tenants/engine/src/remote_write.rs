@@ -238,22 +238,27 @@ fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms:
 mod tests {
     use super::*;
     use crate::labels::label_set;
-    use crate::wire::{Cursor, Value};
+    use crate::wire::{Cursor, bytes_tag};
 
-    fn labels_of(series: &[u8]) -> Vec<(String, String)> {
-        let mut labels = Vec::new();
-        let mut cursor = Cursor::new(series, 0, "series");
-        while let Some(field) = cursor.next_field().unwrap() {
-            if let (1, Value::Bytes(label, _)) = field {
-                let mut parts = Vec::new();
-                let mut cursor = Cursor::new(label, 0, "label");
-                while let Some((_, Value::Bytes(text, _))) = cursor.next_field().unwrap() {
-                    parts.push(String::from_utf8(text.to_vec()).unwrap());
-                }
-                labels.push((parts[0].clone(), parts[1].clone()));
+    fn fields(message: &[u8], wanted: u32) -> Vec<&[u8]> {
+        let mut cursor = Cursor::new(message, "test");
+        let mut found = Vec::new();
+        loop {
+            match cursor.tag().unwrap() {
+                0 => return found,
+                tag if tag == bytes_tag(wanted) => found.push(cursor.bytes().unwrap()),
+                tag => cursor.skip(tag).unwrap(),
             }
         }
+    }
+
+    fn labels_of(series: &[u8]) -> Vec<(String, String)> {
+        let text = |label, field| String::from_utf8(fields(label, field)[0].to_vec()).unwrap();
+        let labels = fields(series, 1);
         labels
+            .iter()
+            .map(|label| (text(label, 1), text(label, 2)))
+            .collect()
     }
 
     fn written(
@@ -275,12 +280,9 @@ mod tests {
         let message = snap::raw::Decoder::new()
             .decompress_vec(&batches[0].body)
             .unwrap();
-        let mut cursor = Cursor::new(&message, 0, "request");
-        let Some((1, Value::Bytes(series, _))) = cursor.next_field().unwrap() else {
-            return Vec::new();
-        };
-        assert_eq!(cursor.next_field().unwrap(), None);
-        labels_of(series)
+        let series = fields(&message, 1);
+        assert_eq!(series.len(), 1);
+        labels_of(series[0])
     }
 
     #[test]

@@ -8,13 +8,11 @@ use crate::edge_store::{Edge, EdgeStore};
 use crate::frame::{EdgeRow, Frame};
 use crate::group::{Group, NO_ENTITY, Shape};
 use crate::half;
+use crate::halves::Halves;
 use crate::labels::{Labels, label_set};
 use crate::plan::ServiceGraphPlan;
 use crate::record::ShardCounters;
 use crate::span::{CLIENT, CONSUMER, PRODUCER};
-
-/// Most distinct halves and overlays one shard remembers. Beyond it spans are dropped as if the edge buffer were full.
-const MAX_HALVES: usize = 1 << 18;
 
 /// Counter of completed edges.
 pub const TOTAL: usize = 0;
@@ -37,22 +35,11 @@ enum Connection {
     VirtualServer,
 }
 
-#[derive(Debug)]
-struct Half {
-    bytes: Box<[u8]>,
-    has_client: bool,
-    has_server: bool,
-    used_at_ns: u64,
-}
-
 /// The state of the processor in one shard.
 #[derive(Debug)]
 pub struct ServiceGraph {
     edges: EdgeStore,
-    halves: Vec<Option<Half>>,
-    free: Vec<u32>,
-    numbers: HashMap<Box<[u8]>, u32>,
-    overlays: HashMap<(u32, u32), u32>,
+    halves: Halves,
     /// The entity of an overlay with its connection; `NO_ENTITY`: its labels are not UTF-8.
     entities: HashMap<(u32, Connection), u32>,
     /// What was counted since the last flush.
@@ -73,10 +60,7 @@ impl ServiceGraph {
     pub fn new(plan: &ServiceGraphPlan) -> Self {
         Self {
             edges: EdgeStore::default(),
-            halves: Vec::new(),
-            free: Vec::new(),
-            numbers: HashMap::new(),
-            overlays: HashMap::new(),
+            halves: Halves::default(),
             entities: HashMap::new(),
             group: Group::new(shape(plan)),
         }
@@ -96,7 +80,10 @@ impl ServiceGraph {
         now_ns: u64,
         counters: &mut ShardCounters,
     ) {
-        let numbers: Vec<Option<u32>> = frame.halves().map(|bytes| self.number(bytes, now_ns)).collect();
+        let numbers: Vec<Option<u32>> = frame
+            .halves()
+            .map(|bytes| self.halves.number(bytes, now_ns))
+            .collect();
         for row in frame.edges() {
             match numbers.get(row.half as usize).copied().flatten() {
                 Some(half) => self.upsert(&row, half, plan, now_ns, counters),
@@ -114,19 +101,17 @@ impl ServiceGraph {
         now_ns: u64,
         counters: &mut ShardCounters,
     ) {
-        let waiting = self.edges.get_mut(&row.key).map(|edge| (edge.half, *edge));
-        if let Some((lower, mut edge)) = waiting {
-            let Some(half) = self.overlay(lower, half, now_ns) else {
+        if let Some(edge) = self.edges.get_mut(&row.key) {
+            let Some(half) = self.halves.overlay(edge.half, half, now_ns) else {
                 counters.dropped_spans += 1;
                 return;
             };
             edge.half = half;
-            update(&mut edge, row);
-            if self.is_complete(half) {
-                self.edges.remove(&row.key);
+            update(edge, row);
+            if self.halves.is_complete(half)
+                && let Some(edge) = self.edges.remove(&row.key)
+            {
                 self.emit(&edge, None, plan, now_ns, counters);
-            } else if let Some(held) = self.edges.get_mut(&row.key) {
-                *held = edge;
             }
             return;
         }
@@ -145,7 +130,7 @@ impl ServiceGraph {
             is_database: false,
         };
         update(&mut edge, row);
-        if self.is_complete(half) {
+        if self.halves.is_complete(half) {
             counters.edges += 1;
             self.emit(&edge, None, plan, now_ns, counters);
         } else if self.edges.len() >= plan.max_items {
@@ -165,7 +150,7 @@ impl ServiceGraph {
         counters: &mut ShardCounters,
     ) {
         while let Some(edge) = self.edges.pop_expired(until_ns) {
-            let bytes = half_bytes(&self.halves, edge.half);
+            let bytes = self.halves.bytes(edge.half);
             let is_named = |slot| half::slot(bytes, slot).is_some_and(|text| !text.is_empty());
             let is_root = edge.key.span_len == 0;
             let missing = match (is_named(half::CLIENT), is_named(half::PEER)) {
@@ -198,7 +183,7 @@ impl ServiceGraph {
         });
         let known = self.entities.get(&(edge.half, connection)).copied();
         let entity = known.unwrap_or_else(|| {
-            let bytes = half_bytes(&self.halves, edge.half);
+            let bytes = self.halves.bytes(edge.half);
             let labels = edge_labels(bytes, connection, plan);
             let entity = if Labels(&labels).is_valid() {
                 self.group.entity(&labels, now_ns)
@@ -226,73 +211,12 @@ impl ServiceGraph {
         }
     }
 
-    fn is_complete(&self, half: u32) -> bool {
-        matches!(self.halves.get(half as usize), Some(Some(half)) if half.has_client && half.has_server)
-    }
-
-    fn number(&mut self, bytes: &[u8], now_ns: u64) -> Option<u32> {
-        if let Some(number) = self.numbers.get(bytes).copied() {
-            if let Some(Some(half)) = self.halves.get_mut(number as usize) {
-                half.used_at_ns = now_ns;
-            }
-            return Some(number);
-        }
-        if self.numbers.len() >= MAX_HALVES {
-            return None;
-        }
-        let is_named = |slot| half::slot(bytes, slot).is_some_and(|text| !text.is_empty());
-        let half = Some(Half {
-            bytes: bytes.into(),
-            has_client: is_named(half::CLIENT),
-            has_server: is_named(half::SERVER),
-            used_at_ns: now_ns,
-        });
-        let number = if let Some(number) = self.free.pop() {
-            self.halves[number as usize] = half;
-            number
-        } else {
-            self.halves.push(half);
-            self.halves.len() as u32 - 1
-        };
-        self.numbers.insert(bytes.into(), number);
-        Some(number)
-    }
-
-    fn overlay(&mut self, lower: u32, upper: u32, now_ns: u64) -> Option<u32> {
-        let known = self.overlays.get(&(lower, upper)).copied();
-        if let Some(number) = known {
-            if let Some(Some(half)) = self.halves.get_mut(number as usize) {
-                half.used_at_ns = now_ns;
-            }
-            return Some(number);
-        }
-        let merged = half::overlay(half_bytes(&self.halves, lower), half_bytes(&self.halves, upper));
-        let number = self.number(&merged, now_ns)?;
-        self.overlays.insert((lower, upper), number);
-        Some(number)
-    }
-
     /// Forget halves not used since `before_ns`, which must lie further back than an edge may wait.
     pub fn retire(&mut self, before_ns: u64) {
         self.group.retire(before_ns);
-        let mut in_use = vec![false; self.halves.len()];
-        for edge in self.edges.iter() {
-            if let Some(used) = in_use.get_mut(edge.half as usize) {
-                *used = true;
-            }
-        }
-        for (number, slot) in self.halves.iter_mut().enumerate() {
-            let is_idle = slot.as_ref().is_some_and(|half| half.used_at_ns < before_ns);
-            if is_idle
-                && in_use.get(number) == Some(&false)
-                && let Some(half) = slot.take()
-            {
-                self.numbers.remove(&half.bytes);
-                self.free.push(number as u32);
-            }
-        }
-        // Cheaper to find these again than to tell which of them lost a half or an entity.
-        self.overlays.clear();
+        self.halves
+            .retire(before_ns, self.edges.iter().map(|edge| edge.half));
+        // Cheaper to find these again than to tell which of them lost its half or its entity.
         self.entities.clear();
     }
 
@@ -303,28 +227,8 @@ impl ServiceGraph {
 
     /// Bytes held, for the state gauge.
     pub fn state_bytes(&self) -> usize {
-        let texts: usize = self
-            .halves
-            .iter()
-            .flatten()
-            .map(|half| 2 * half.bytes.len())
-            .sum();
-        let numbers = self.numbers.capacity() * (size_of::<(Box<[u8]>, u32)>() + 1);
-        let pairs =
-            (self.overlays.capacity() + self.entities.capacity()) * (size_of::<(u32, u32, u32)>() + 1);
-        texts
-            + numbers
-            + pairs
-            + self.halves.capacity() * size_of::<Option<Half>>()
-            + self.edges.state_bytes()
-            + self.group.state_bytes()
-    }
-}
-
-fn half_bytes(halves: &[Option<Half>], number: u32) -> &[u8] {
-    match halves.get(number as usize) {
-        Some(Some(half)) => &half.bytes,
-        _ => &[],
+        let entities = self.entities.capacity() * (size_of::<(u32, Connection, u32)>() + 1);
+        entities + self.halves.state_bytes() + self.edges.state_bytes() + self.group.state_bytes()
     }
 }
 

@@ -1,8 +1,10 @@
 //! One OTLP `Span`: what the processors need of it, borrowed from the request, and its canonical size.
 
 use crate::any_value::{Attribute, int32_len};
-use crate::error::{WireError, WireFault};
-use crate::wire::{Cursor, Value, delimited_len, varint_len};
+use crate::error::WireFault;
+use crate::wire::{
+    Cursor, WireResult, bytes_tag, delimited_len, fixed32_tag, fixed64_tag, varint_len, varint_tag,
+};
 
 /// Longest trace id the engine holds; OTLP's are exactly this long.
 pub const TRACE_ID_LEN: usize = 16;
@@ -31,6 +33,26 @@ pub const PRODUCER: i32 = 4;
 pub const CONSUMER: i32 = 5;
 const ERROR: i32 = 2;
 
+const TRACE_ID: u32 = bytes_tag(1);
+const SPAN_ID: u32 = bytes_tag(2);
+const TRACE_STATE: u32 = bytes_tag(3);
+const PARENT_SPAN_ID: u32 = bytes_tag(4);
+const NAME: u32 = bytes_tag(5);
+const KIND: u32 = varint_tag(6);
+const START: u32 = fixed64_tag(7);
+const END: u32 = fixed64_tag(8);
+const ATTRIBUTE: u32 = bytes_tag(9);
+const DROPPED_ATTRIBUTES: u32 = varint_tag(10);
+const EVENT: u32 = bytes_tag(11);
+const DROPPED_EVENTS: u32 = varint_tag(12);
+const LINK: u32 = bytes_tag(13);
+const DROPPED_LINKS: u32 = varint_tag(14);
+const STATUS: u32 = bytes_tag(15);
+const FLAGS: u32 = fixed32_tag(16);
+
+const STATUS_MESSAGE: u32 = bytes_tag(2);
+const STATUS_CODE: u32 = varint_tag(3);
+
 /// The fields of one span.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Span<'a> {
@@ -57,53 +79,58 @@ pub struct Span<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// Read the span that begins at `offset` of the request; every attribute is passed to `on_attribute`.
+    /// Read one `Span` message that is a part of what `parent` reads; every attribute is passed to `on_attribute`.
     #[inline]
     pub fn read(
         message: &'a [u8],
-        offset: usize,
+        parent: &Cursor<'a>,
         mut on_attribute: impl FnMut(Attribute<'a>),
-    ) -> Result<Self, WireError> {
-        let mut cursor = Cursor::new(message, offset, "resource_spans.scope_spans.spans");
+    ) -> WireResult<Self> {
+        let mut cursor = parent.nested(message, "resource_spans.scope_spans.spans");
         let mut span = Self::default();
         let mut trace_state: &[u8] = &[];
         let mut repeated_len = 0;
         let mut dropped = [0u64; 3];
         let mut flags = 0;
         let mut has_status = false;
-        while let Some((number, value)) = cursor.next_field()? {
-            match (number, value) {
-                (1, Value::Bytes(bytes, _)) => span.trace_id = id(&cursor, bytes, TRACE_ID_LEN, number)?,
-                (2, Value::Bytes(bytes, _)) => span.span_id = id(&cursor, bytes, SPAN_ID_LEN, number)?,
-                (3, Value::Bytes(bytes, _)) => trace_state = bytes,
-                (4, Value::Bytes(bytes, _)) => {
-                    span.parent_span_id = id(&cursor, bytes, SPAN_ID_LEN, number)?;
-                }
-                (5, Value::Bytes(bytes, _)) => span.name = bytes,
-                (6, Value::Varint(raw)) => span.kind = raw as i32,
-                (7, Value::Fixed64(raw)) => span.start_ns = raw,
-                (8, Value::Fixed64(raw)) => span.end_ns = raw,
-                (9, Value::Bytes(bytes, at)) => {
-                    let attribute = Attribute::read(bytes, at)?;
+        loop {
+            match cursor.tag()? {
+                0 => break,
+                tag @ TRACE_ID => span.trace_id = id(&mut cursor, tag, TRACE_ID_LEN)?,
+                tag @ SPAN_ID => span.span_id = id(&mut cursor, tag, SPAN_ID_LEN)?,
+                TRACE_STATE => trace_state = cursor.bytes()?,
+                tag @ PARENT_SPAN_ID => span.parent_span_id = id(&mut cursor, tag, SPAN_ID_LEN)?,
+                NAME => span.name = cursor.bytes()?,
+                KIND => span.kind = cursor.varint()? as i32,
+                START => span.start_ns = cursor.fixed64()?,
+                END => span.end_ns = cursor.fixed64()?,
+                ATTRIBUTE => {
+                    let bytes = cursor.bytes()?;
+                    let attribute = Attribute::read(bytes, &cursor)?;
                     repeated_len += delimited_len(attribute.encoded_len);
                     on_attribute(attribute);
                 }
-                (10, Value::Varint(raw)) => dropped[0] = raw,
-                (11, Value::Bytes(bytes, at)) => {
-                    repeated_len += delimited_len(nested_len(bytes, at, &EVENT)?);
+                DROPPED_ATTRIBUTES => dropped[0] = cursor.varint()?,
+                EVENT => {
+                    let bytes = cursor.bytes()?;
+                    repeated_len += delimited_len(nested_len(bytes, &cursor, &EVENT_SHAPE)?);
                 }
-                (12, Value::Varint(raw)) => dropped[1] = raw,
-                (13, Value::Bytes(bytes, at)) => {
-                    repeated_len += delimited_len(nested_len(bytes, at, &LINK)?);
+                DROPPED_EVENTS => dropped[1] = cursor.varint()?,
+                LINK => {
+                    let bytes = cursor.bytes()?;
+                    repeated_len += delimited_len(nested_len(bytes, &cursor, &LINK_SHAPE)?);
                 }
-                (14, Value::Varint(raw)) => dropped[2] = raw,
-                (15, Value::Bytes(bytes, at)) => {
+                DROPPED_LINKS => dropped[2] = cursor.varint()?,
+                STATUS => {
                     has_status = true;
-                    span.read_status(bytes, at)?;
+                    let bytes = cursor.bytes()?;
+                    span.read_status(bytes, &cursor)?;
                 }
-                (16, Value::Fixed32(raw)) => flags = raw,
-                (1..=16, _) => return Err(cursor.fault_in(WireFault::WrongWireType, field_path(number))),
-                _ => {}
+                FLAGS => flags = cursor.fixed32()?,
+                tag if tag >> 3 <= 16 => {
+                    return Err(cursor.fault_in(WireFault::WrongWireType, field_path(tag >> 3)));
+                }
+                tag => cursor.skip(tag)?,
             }
         }
         let strings = [
@@ -127,17 +154,16 @@ impl<'a> Span<'a> {
         Ok(span)
     }
 
-    fn read_status(&mut self, message: &'a [u8], offset: usize) -> Result<(), WireError> {
-        let mut cursor = Cursor::new(message, offset, "resource_spans.scope_spans.spans.status");
-        while let Some(field) = cursor.next_field()? {
-            match field {
-                (2, Value::Bytes(bytes, _)) => self.status_message = bytes,
-                (3, Value::Varint(raw)) => self.status_code = raw as i32,
-                (2 | 3, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-                _ => {}
+    fn read_status(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
+        let mut cursor = parent.nested(message, "resource_spans.scope_spans.spans.status");
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                STATUS_MESSAGE => self.status_message = cursor.bytes()?,
+                STATUS_CODE => self.status_code = cursor.varint()? as i32,
+                tag => cursor.unexpected(tag, &[2, 3])?,
             }
         }
-        Ok(())
     }
 
     fn status_len(&self) -> usize {
@@ -169,9 +195,11 @@ pub fn status_code_name(code: i32) -> Option<&'static str> {
         .and_then(|code| STATUS_CODES.get(code).copied())
 }
 
-fn id<'a>(cursor: &Cursor<'_>, bytes: &'a [u8], longest: usize, number: u32) -> Result<&'a [u8], WireError> {
+#[inline]
+fn id<'a>(cursor: &mut Cursor<'a>, tag: u32, longest: usize) -> WireResult<&'a [u8]> {
+    let bytes = cursor.bytes()?;
     if bytes.len() > longest {
-        return Err(cursor.fault_in(WireFault::IdTooLong, field_path(number)));
+        return Err(cursor.fault_in(WireFault::IdTooLong, field_path(tag >> 3)));
     }
     Ok(bytes)
 }
@@ -204,7 +232,7 @@ struct Shape {
     members: &'static [(u32, Member)],
 }
 
-const EVENT: Shape = Shape {
+const EVENT_SHAPE: Shape = Shape {
     path: "resource_spans.scope_spans.spans.events",
     members: &[
         (1, Member::Fixed64),
@@ -213,7 +241,7 @@ const EVENT: Shape = Shape {
         (4, Member::Uint32),
     ],
 };
-const LINK: Shape = Shape {
+const LINK_SHAPE: Shape = Shape {
     path: "resource_spans.scope_spans.spans.links",
     members: &[
         (1, Member::Bytes),
@@ -225,31 +253,38 @@ const LINK: Shape = Shape {
     ],
 };
 
-fn nested_len(message: &[u8], offset: usize, shape: &Shape) -> Result<usize, WireError> {
-    let mut cursor = Cursor::new(message, offset, shape.path);
+fn nested_len<'a>(message: &'a [u8], parent: &Cursor<'a>, shape: &Shape) -> WireResult<usize> {
+    let mut cursor = parent.nested(message, shape.path);
     let mut repeated_len = 0;
     let mut singular_len = [0usize; 8];
-    while let Some((number, value)) = cursor.next_field()? {
-        let Some((_, member)) = shape.members.iter().find(|(known, _)| *known == number) else {
-            continue;
-        };
-        let length = match (member, value) {
-            (Member::Bytes, Value::Bytes(bytes, _)) => optional_len(bytes),
-            (Member::Uint32, Value::Varint(raw)) => uint32_len(raw),
-            (Member::Fixed64, Value::Fixed64(raw)) => 9 * usize::from(raw != 0),
-            (Member::Fixed32, Value::Fixed32(raw)) => 5 * usize::from(raw != 0),
-            (Member::Attribute, Value::Bytes(bytes, at)) => {
-                repeated_len += delimited_len(Attribute::read(bytes, at)?.encoded_len);
+    loop {
+        let tag = cursor.tag()?;
+        if tag == 0 {
+            return Ok(repeated_len + singular_len.iter().sum::<usize>());
+        }
+        let number = tag >> 3;
+        let member = shape.members.iter().find(|(known, _)| *known == number);
+        let length = match (member, tag & 7) {
+            (None, _) => {
+                cursor.skip(tag)?;
                 continue;
             }
-            _ => return Err(cursor.fault(WireFault::WrongWireType)),
+            (Some((_, Member::Attribute)), 2) => {
+                let bytes = cursor.bytes()?;
+                repeated_len += delimited_len(Attribute::read(bytes, &cursor)?.encoded_len);
+                continue;
+            }
+            (Some((_, Member::Bytes)), 2) => optional_len(cursor.bytes()?),
+            (Some((_, Member::Uint32)), 0) => uint32_len(cursor.varint()?),
+            (Some((_, Member::Fixed64)), 1) => 9 * usize::from(cursor.fixed64()? != 0),
+            (Some((_, Member::Fixed32)), 5) => 5 * usize::from(cursor.fixed32()? != 0),
+            (Some(_), _) => return Err(cursor.fault(WireFault::WrongWireType)),
         };
         // The last occurrence of a singular field is the one that counts.
         if let Some(slot) = singular_len.get_mut(number as usize) {
             *slot = length;
         }
     }
-    Ok(repeated_len + singular_len.iter().sum::<usize>())
 }
 
 fn field_path(number: u32) -> &'static str {
@@ -278,8 +313,8 @@ fn field_path(number: u32) -> &'static str {
 mod tests {
     use super::*;
 
-    fn read(message: &[u8]) -> Result<Span<'_>, WireError> {
-        Span::read(message, 0, |_| {})
+    fn read(message: &[u8]) -> WireResult<Span<'_>> {
+        Span::read(message, &Cursor::new(message, "test"), |_| {})
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! The gateway's half of the engine: walk one export request and project it onto the shards of its tenant.
 
 use crate::any_value::{AnyValue, Attribute};
-use crate::error::{WireError, WireFault};
 use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
 use crate::half::{self, HalfBuilder};
 use crate::hash::{shard_of, trace_hash};
-use crate::labels::{Labels, put_label, truncate};
-use crate::plan::{LabelSource, Plan, SERVICE_NAME, ServiceGraphPlan, SpanMetricsPlan};
+use crate::labels::{Labels, truncate};
+use crate::plan::{LabelSource, Plan, SERVICE_NAME, ServiceGraphPlan, SpanLabel, SpanMetricsPlan};
 use crate::span::{
     CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, TRACE_ID_LEN, kind_name, status_code_name,
 };
-use crate::wire::{Cursor, Value};
+use crate::wire::{Cursor, WireResult, bytes_tag, put_varint};
+
+const RESOURCE_SPANS: u32 = bytes_tag(1);
+const RESOURCE: u32 = bytes_tag(1);
+const SCOPE_SPANS: u32 = bytes_tag(2);
+const RESOURCE_ATTRIBUTE: u32 = bytes_tag(1);
+const SPAN: u32 = bytes_tag(2);
 
 /// What one request became.
 #[derive(Debug, Default)]
@@ -41,7 +46,7 @@ pub struct SplitOptions {
 }
 
 /// Walk `body` and build a frame for every shard it concerns.
-pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> Result<Split, WireError> {
+pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Split> {
     let mut splitter = Splitter {
         plan,
         options,
@@ -53,12 +58,15 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> Result<Split, W
         half: HalfBuilder::default(),
         split: Split::default(),
     };
-    let mut cursor = Cursor::new(body, 0, "resource_spans");
-    while let Some(field) = cursor.next_field()? {
-        match field {
-            (1, Value::Bytes(bytes, at)) => splitter.resource_spans(bytes, at)?,
-            (1, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-            _ => {}
+    let mut cursor = Cursor::new(body, "resource_spans");
+    loop {
+        match cursor.tag()? {
+            0 => break,
+            RESOURCE_SPANS => {
+                let bytes = cursor.bytes()?;
+                splitter.resource_spans(bytes, &cursor)?;
+            }
+            tag => cursor.unexpected(tag, &[1])?,
         }
     }
     let mut split = splitter.split;
@@ -86,72 +94,77 @@ struct Splitter<'a, 'p> {
 }
 
 impl<'a> Splitter<'a, '_> {
-    fn resource_spans(&mut self, message: &'a [u8], offset: usize) -> Result<(), WireError> {
+    fn resource_spans(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
         // The resource may stand after the spans it describes, so it is looked for first.
         self.resource.fill(None);
-        let path = "resource_spans.scope_spans";
-        let mut cursor = Cursor::new(message, offset, path);
-        while let Some(field) = cursor.next_field()? {
-            match field {
-                (1, Value::Bytes(bytes, at)) => self.resource(bytes, at)?,
-                (1 | 2, Value::Varint(_) | Value::Fixed64(_) | Value::Fixed32(_) | Value::Group) => {
-                    return Err(cursor.fault(WireFault::WrongWireType));
+        let start = parent.nested(message, "resource_spans");
+        let mut cursor = start.clone();
+        loop {
+            match cursor.tag()? {
+                0 => break,
+                RESOURCE => {
+                    let bytes = cursor.bytes()?;
+                    self.resource(bytes, &cursor)?;
                 }
-                _ => {}
+                tag @ SCOPE_SPANS => cursor.skip(tag)?,
+                tag => cursor.unexpected(tag, &[1, 2])?,
             }
         }
-        let mut cursor = Cursor::new(message, offset, path);
-        while let Some(field) = cursor.next_field()? {
-            if let (2, Value::Bytes(bytes, at)) = field {
-                self.scope_spans(bytes, at)?;
+        let mut cursor = start;
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                SCOPE_SPANS => {
+                    let bytes = cursor.bytes()?;
+                    self.scope_spans(bytes, &cursor)?;
+                }
+                tag => cursor.skip(tag)?,
             }
         }
-        Ok(())
     }
 
-    fn resource(&mut self, message: &'a [u8], offset: usize) -> Result<(), WireError> {
-        let mut cursor = Cursor::new(message, offset, "resource_spans.resource");
-        while let Some(field) = cursor.next_field()? {
-            match field {
-                (1, Value::Bytes(bytes, at)) => {
-                    let attribute = Attribute::read(bytes, at)?;
-                    if let Some(slot) = self
-                        .plan
-                        .watch
-                        .find(attribute.key)
-                        .and_then(|number| self.resource.get_mut(number))
+    fn resource(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
+        let mut cursor = parent.nested(message, "resource_spans.resource");
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                RESOURCE_ATTRIBUTE => {
+                    let bytes = cursor.bytes()?;
+                    let attribute = Attribute::read(bytes, &cursor)?;
+                    if let Some(number) = self.plan.watch.find(attribute.key)
+                        && let Some(slot) = self.resource.get_mut(number)
                     {
                         slot.get_or_insert(attribute.value);
                     }
                 }
-                (1, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-                _ => {}
+                tag => cursor.unexpected(tag, &[1])?,
             }
         }
-        Ok(())
     }
 
-    fn scope_spans(&mut self, message: &'a [u8], offset: usize) -> Result<(), WireError> {
-        let mut cursor = Cursor::new(message, offset, "resource_spans.scope_spans.spans");
-        while let Some(field) = cursor.next_field()? {
-            match field {
-                (2, Value::Bytes(bytes, at)) => self.span(bytes, at)?,
-                (2, _) => return Err(cursor.fault(WireFault::WrongWireType)),
-                _ => {}
+    fn scope_spans(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
+        let mut cursor = parent.nested(message, "resource_spans.scope_spans");
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                SPAN => {
+                    let bytes = cursor.bytes()?;
+                    self.span(bytes, &cursor)?;
+                }
+                tag => cursor.unexpected(tag, &[2])?,
             }
         }
-        Ok(())
     }
 
     #[inline]
-    fn span(&mut self, message: &'a [u8], offset: usize) -> Result<(), WireError> {
+    fn span(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
         for number in self.touched.drain(..) {
             if let Some(slot) = self.attributes.get_mut(number) {
                 *slot = None;
             }
         }
         let (watch, attributes, touched) = (&self.plan.watch, &mut self.attributes, &mut self.touched);
-        let span = Span::read(message, offset, |attribute| {
+        let span = Span::read(message, parent, |attribute| {
             if let Some(number) = watch.find(attribute.key)
                 && let Some(slot @ None) = attributes.get_mut(number)
             {
@@ -200,7 +213,7 @@ impl<'a> Splitter<'a, '_> {
         let mut set = std::mem::take(&mut self.label_set);
         set.clear();
         for label in &processor.labels {
-            self.put_span_label(&mut set, &label.name, label.source, span);
+            self.put_span_label(&mut set, label, span);
         }
         let builder = builder(&mut self.builders, shard);
         match builder.sets.number(&set, |set| Labels(set).is_valid()) {
@@ -217,14 +230,16 @@ impl<'a> Splitter<'a, '_> {
     }
 
     #[inline]
-    fn put_span_label(&self, set: &mut Vec<u8>, name: &[u8], source: LabelSource, span: &Span<'a>) {
+    fn put_span_label(&self, set: &mut Vec<u8>, label: &SpanLabel, span: &Span<'a>) {
         let mut put = |text: &[u8]| {
             let text = truncate(text, self.plan.max_value_len);
             if !text.is_empty() {
-                put_label(set, name, text);
+                set.extend_from_slice(&label.encoded_name);
+                put_varint(set, text.len() as u64);
+                set.extend_from_slice(text);
             }
         };
-        match source {
+        match label.source {
             LabelSource::SpanName => put(span.name),
             LabelSource::StatusMessage => put(span.status_message),
             LabelSource::SpanKind => match kind_name(span.kind) {

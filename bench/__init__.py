@@ -1,0 +1,1 @@
+"""Benchmarks: each answers one written question and prints one JSON line with the counts that prove it right."""

@@ -1,0 +1,94 @@
+"""How many spans does the engine take from bytes to merged series in one second of CPU?
+
+Runs everything that the engine does for a span, in one thread: split into one frame a shard, apply, flush every
+simulated second, merge, and one collection at the end. Both processors are on. The result counts only if the series
+add up to the spans that were fed.
+"""
+
+import argparse
+import json
+import time
+
+from bench.plans import plan
+from bench.report import print_result
+from bench.shapes import SHAPES, SPANS_PER_REQUEST, Shape
+from tenants import _engine
+
+REQUESTS = 40
+FLUSH_EVERY = 200
+
+
+def run(shape: Shape, seconds: float, shard_count: int) -> None:
+    """Feed the shape's requests again and again for about ``seconds`` of CPU, and print the rate."""
+    now_ns = time.time_ns()
+    requests = shape.requests(REQUESTS, now_ns)
+    compiled = _engine.Plan(json.dumps(plan(shape.dimensions)))
+    shards = [_engine.Shard(compiled) for _ in range(shard_count)]
+    registry = _engine.Registry(compiled, now_ns // 1_000_000)
+    spans = fed = 0
+    spent = {"split": 0.0, "apply": 0.0, "flush": 0.0, "merge": 0.0}
+    started = time.process_time()
+    while time.process_time() - started < seconds:
+        for request in requests:
+            at = time.process_time()
+            split = _engine.split(request, compiled, shard_count, now_ns)
+            spent["split"] += time.process_time() - at
+            at = time.process_time()
+            for shard, frame in split.frames:
+                shards[shard].apply(frame, now_ns)
+            spent["apply"] += time.process_time() - at
+            spans += split.received_spans
+            fed += 1
+            if fed % FLUSH_EVERY == 0:
+                _flush(shards, registry, now_ns, spent)
+    _flush(shards, registry, now_ns, spent)
+    cpu_s = time.process_time() - started
+    stats = registry.stats()
+    if stats["edges"] != fed * shape.edges_per_request or spans != fed * SPANS_PER_REQUEST:
+        raise SystemExit(f"{shape.name}: {stats['edges']} edges of {fed * shape.edges_per_request} were counted")
+    at = time.process_time()
+    batches = registry.collect(now_ns // 1_000_000 + 1000, [], 2000)
+    collect_s = time.process_time() - at
+    print_result(
+        f"engine_{shape.name}",
+        spans / cpu_s,
+        "spans per CPU-second",
+        bytes_per_span=round(sum(map(len, requests)) / REQUESTS / SPANS_PER_REQUEST),
+        frame_bytes_per_span=round(sum(len(f) for _, f in split.frames) / SPANS_PER_REQUEST),
+        shards=shard_count,
+        spans=spans,
+        edges=stats["edges"],
+        active_series=stats["active_series"],
+        samples_sent=sum(batch.samples for batch in batches),
+        **{f"{step}_ns_per_span": round(s / spans * 1e9, 1) for step, s in spent.items()},
+        collect_ns_per_series=round(collect_s / stats["active_series"] * 1e9),
+        shard_bytes_per_series=round(sum(s.stats()["state_bytes"] for s in shards) / stats["active_series"], 1),
+        registry_bytes_per_series=round(stats["state_bytes"] / stats["active_series"], 1),
+    )
+
+
+def _flush(
+    shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int, spent: dict[str, float]
+) -> None:
+    for source, shard in enumerate(shards):
+        at = time.process_time()
+        record = shard.flush(now_ns)
+        spent["flush"] += time.process_time() - at
+        at = time.process_time()
+        if record:
+            registry.merge(source, record, now_ns)
+        spent["merge"] += time.process_time() - at
+
+
+def main() -> None:
+    """Run both shapes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds for each shape")
+    parser.add_argument("--shards", type=int, default=1)
+    arguments = parser.parse_args()
+    for shape in SHAPES:
+        run(shape, arguments.seconds, arguments.shards)
+
+
+if __name__ == "__main__":
+    main()
