@@ -67,9 +67,7 @@ def run(shape: Shape, seconds: float, shard_count: int) -> None:
     )
 
 
-def _flush(
-    shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int, spent: dict[str, float]
-) -> None:
+def _flush(shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int, spent: dict[str, float]) -> None:
     for source, shard in enumerate(shards):
         at = time.process_time()
         record = shard.flush(now_ns)

@@ -122,9 +122,7 @@ def _scattered(rng: random.Random, operations: int, now_ns: int) -> ExportTraceS
     for _ in range(SPANS_PER_REQUEST // SPANS_PER_TRACE):
         for depth, span in enumerate(_trace(rng, operations, now_ns)):
             group = request.resource_spans.add()
-            group.resource.attributes.extend(
-                _resource_attributes("orders" if depth else "web", rng.randrange(200))
-            )
+            group.resource.attributes.extend(_resource_attributes("orders" if depth else "web", rng.randrange(200)))
             group.scope_spans.add().spans.append(span)
     return request
 

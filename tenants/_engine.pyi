@@ -8,8 +8,9 @@ Bytes named *frame* (gateway to shard) and *record* (shard to collector) are pri
 checked on reading, carried by Python as opaque buffers.
 """
 
-from typing_extensions import Buffer
 from typing import final
+
+from typing_extensions import Buffer
 
 class EngineError(Exception):
     """Root of everything the engine raises on purpose."""
@@ -97,8 +98,11 @@ class Shard:
             now_ns: the time against which half edges expire.
             close_edges: expire every half edge, however young: the shard is being drained for good.
         """
-    def redefine(self) -> None:
-        """Send every series definition anew with the next records: the collector has lost what it knew."""
+    def redefine(self) -> bytes:
+        """Return the record that defines every entity and counts nothing.
+
+        For a collector that has lost what it knew: to be merged before any record made before or after it.
+        """
     def stats(self) -> dict[str, int]:
         """Return ``entities``, ``open_edges`` and ``state_bytes``."""
 

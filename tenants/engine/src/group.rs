@@ -267,12 +267,18 @@ impl Group {
         }
     }
 
-    /// Define every entity anew when it is next counted in.
-    pub fn redefine(&mut self) {
-        for entity in self.entities.iter_mut().flatten() {
-            entity.is_defined = false;
-        }
+    /// Write the definitions of all entities and nothing else: for a collector that knows none of them.
+    pub fn redefine(&mut self, out: &mut GroupWriter) {
+        out.begin(&self.shape, &[]);
         self.retired.clear();
+        out.count(self.len());
+        for (number, entity) in self.entities.iter_mut().enumerate() {
+            if let Some(entity) = entity {
+                entity.is_defined = true;
+                out.definition(number as u32, &entity.labels);
+            }
+        }
+        out.count(0);
     }
 
     /// Bytes held, for the state gauge.

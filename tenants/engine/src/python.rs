@@ -203,11 +203,9 @@ impl Shard {
         Ok(PyBytes::new(py, &record))
     }
 
-    fn redefine(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, || {
-            locked(&self.0)?.redefine();
-            Ok(())
-        })
+    fn redefine<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let record = detached(py, || Ok(locked(&self.0)?.redefine()))?;
+        Ok(PyBytes::new(py, &record))
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {

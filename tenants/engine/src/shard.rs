@@ -156,14 +156,17 @@ impl Shard {
         }
     }
 
-    /// Define every series anew with the next records.
-    pub fn redefine(&mut self) {
-        if let Some(group) = &mut self.span_metrics {
-            group.redefine();
+    /// The record that defines every entity and counts nothing: for a collector that has lost what it knew.
+    pub fn redefine(&mut self) -> Vec<u8> {
+        let graph = self.service_graph.as_mut().map(|processor| &mut processor.group);
+        let mut out = GroupWriter::new(&ShardCounters::default(), GROUPS);
+        for group in [self.span_metrics.as_mut(), graph] {
+            match group {
+                Some(group) => group.redefine(&mut out),
+                None => out.absent(),
+            }
         }
-        if let Some(processor) = &mut self.service_graph {
-            processor.group.redefine();
-        }
+        out.finish()
     }
 
     /// How big the shard is.

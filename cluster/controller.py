@@ -1,0 +1,202 @@
+"""The controller: starts and watches the other actors, owns the routes, and pushes settings."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import structlog
+
+from cluster import ray_compat
+from cluster.collector_host import CollectorHost
+from cluster.gateway.gateway import Gateway, Ports
+from cluster.log_setup import set_up_logging
+from cluster.measurements import Measurements
+from cluster.placement import Routes
+from cluster.shard_host import ShardHost
+from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
+from tenants.identity.tenant_id import TenantId
+from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.redaction import overrides_without_endpoints, without_endpoints
+from tenants.settings.service_config import ServiceConfig
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+_WATCH_INTERVAL_S = 1.0
+_ANSWER_TIMEOUT_S = 5.0
+_START_TIMEOUT_S = 120.0
+_COLLECTORS = 1
+
+GATEWAY_SLOT = "gateway_slot"
+SHARD_SLOT = "shard_slot"
+COLLECTOR_SLOT = "collector_slot"
+
+
+class Controller:
+    """Starts gateways, shard hosts and the collector, tells each its settings, and tells a restarted one again.
+
+    Not on the data path: while it is down, spans flow on under the settings in force. State held: routes, settings
+    and handles; after a restart :meth:`start` finds the actors by name. Every method may be repeated; one that failed
+    may have done its work.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._config: ServiceConfig | None = None
+        self._version = 0
+        self._runtime: RuntimeOverrides = {}
+        self._routes = Routes(0, (), ())
+        self._hosts: dict[str, Any] = {}
+        self._collectors: dict[str, Any] = {}
+        self._gateways: dict[str, Any] = {}
+        self._ports: dict[str, Ports] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, config: ServiceConfig, version: int, runtime: RuntimeOverrides) -> dict[str, Ports]:
+        """Start everything; returns the ports of each gateway once they accept.
+
+        Raises:
+            CannotListenError: an OTLP address cannot be had.
+        """
+        set_up_logging(config.log, self._name)
+        self._config, self._version, self._runtime = config, version, runtime
+        offered = {slot: ray_compat.slots(slot) for slot in (GATEWAY_SLOT, SHARD_SLOT, COLLECTOR_SLOT)}
+        hosts = config.cluster.shard_hosts or offered[SHARD_SLOT] or os.cpu_count() or 1
+        host_names = tuple(f"shard-host-{index}" for index in range(hosts))
+        collector_names = tuple(f"collector-{index}" for index in range(_COLLECTORS))
+        self._routes = Routes(1, host_names, collector_names)
+        groups = {"pull": 1, "control": 1}
+        self._hosts = {
+            name: ray_compat.create_actor(
+                ShardHost, name, slot=SHARD_SLOT, max_concurrency=2, concurrency_groups=groups
+            )
+            for name in host_names
+        }
+        self._collectors = {
+            name: ray_compat.create_actor(CollectorHost, name, slot=COLLECTOR_SLOT) for name in collector_names
+        }
+        self._gateways = {
+            name: ray_compat.create_actor(Gateway, name, slot=GATEWAY_SLOT)
+            for name in (f"gateway-{index}" for index in range(offered[GATEWAY_SLOT] or 1))
+        }
+        # Gateways last: spans are accepted when there is somebody to count them.
+        for actors in (self._hosts, self._collectors, self._gateways):
+            await asyncio.wait_for(asyncio.gather(*(self._configure(name) for name in actors)), _START_TIMEOUT_S)
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+        return self._ports
+
+    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
+        """Put newer overrides in force everywhere. An actor that cannot be reached gets them when it is back."""
+        self._version, self._runtime = version, runtime
+        public = overrides_without_endpoints(runtime)
+        actors = self._actors()
+        answers = await _answers(
+            [
+                actor.put_overrides.remote(version, runtime if name in self._collectors else public)
+                for name, actor in actors.items()
+            ]
+        )
+        for name, answer in zip(actors, answers, strict=True):
+            if isinstance(answer, BaseException):
+                log.warning("actor did not take the settings", actor=name, error=type(answer).__name__)
+
+    async def measure(self) -> dict[str, Measurements]:
+        """Return the metrics of every actor by its name; one that does not answer in time is reported as down."""
+        actors = self._actors()
+        answers = await _answers([actor.measure.remote() for actor in actors.values()])
+        measured: dict[str, Measurements] = {}
+        for name, answer in zip(actors, answers, strict=True):
+            is_up = not isinstance(answer, BaseException)
+            up: Measurements = [("millrace_actor_up", (), float(is_up))]
+            measured[name] = up if isinstance(answer, BaseException) else up + answer
+        return measured
+
+    async def tenants(self) -> dict[TenantId, TenantCollectorSnapshot]:
+        """Return the figures of every tenant that has series."""
+        answers = await _answers([collector.snapshots.remote() for collector in self._collectors.values()])
+        return {
+            tenant: snapshot
+            for answer in answers
+            if not isinstance(answer, BaseException)
+            for tenant, snapshot in answer.items()
+        }
+
+    async def is_ready(self) -> bool:
+        """Whether every gateway accepts spans."""
+        answers = await _answers([gateway.is_configured.remote() for gateway in self._gateways.values()])
+        return bool(answers) and all(answer is True for answer in answers)
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Stop accepting, flush, send, and end every actor, within ``deadline_s`` seconds.
+
+        Returns:
+            Whether everything that was accepted has been sent.
+        """
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        ends_at = time.monotonic() + deadline_s
+        log.info("draining: no new spans from now on")
+        # Each stage may use half of what is left, so that the last one is never left without time.
+        await self._stage(
+            "gateway", [g.drain.remote(deadline_s / 2) for g in self._gateways.values()], deadline_s / 2 + 1
+        )
+        left_s = max(0.0, ends_at - time.monotonic())
+        await self._stage("shard host", [h.close_edges.remote() for h in self._hosts.values()], left_s / 2)
+        left_s = max(0.0, ends_at - time.monotonic())
+        drains = [c.drain.remote(left_s) for c in self._collectors.values()]
+        sent = await self._stage("collector", drains, left_s + _ANSWER_TIMEOUT_S)
+        for actor in self._actors().values():
+            ray_compat.kill(actor)
+        is_sent = all(answer is True for answer in sent)
+        log.info("drained", everything_sent=is_sent)
+        return is_sent
+
+    async def _stage(self, kind: str, calls: list[Any], timeout_s: float) -> Sequence[Any]:
+        answers = await _answers(calls, timeout_s)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                log.error("actor did not drain", kind=kind, error=f"{type(answer).__name__}: {answer}"[:300])
+        return answers
+
+    def _actors(self) -> dict[str, Any]:
+        return self._hosts | self._collectors | self._gateways
+
+    async def _configure(self, name: str) -> None:
+        if self._config is None:
+            return
+        if name in self._collectors:
+            collector = self._collectors[name]
+            await collector.configure.remote(self._config, self._hosts, self._version, self._runtime)
+            return
+        config, runtime = without_endpoints(self._config), overrides_without_endpoints(self._runtime)
+        if name in self._hosts:
+            await self._hosts[name].configure.remote(config, self._routes, self._version, runtime)
+        else:
+            gateway = self._gateways[name]
+            self._ports[name] = await gateway.configure.remote(
+                config, self._routes, self._hosts, self._version, runtime
+            )
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            actors = self._actors()
+            answers = await _answers([actor.is_configured.remote() for actor in actors.values()])
+            for name, answer in zip(actors, answers, strict=True):
+                if answer is False:
+                    await self._reconfigure(name)
+
+    async def _reconfigure(self, name: str) -> None:
+        log.warning("actor was restarted and is told its settings again", actor=name)
+        try:
+            await asyncio.wait_for(self._configure(name), _START_TIMEOUT_S)
+        except Exception:
+            # The next round tries again.
+            log.exception("actor could not be configured", actor=name)
+
+
+async def _answers(calls: list[Awaitable[Any]], timeout_s: float = _ANSWER_TIMEOUT_S) -> list[Any]:
+    return await asyncio.gather(*(asyncio.wait_for(call, timeout_s) for call in calls), return_exceptions=True)

@@ -1,0 +1,13 @@
+"""What can go wrong in the cluster that is not a refusal: one root, carrying data, surviving pickling."""
+
+
+class ClusterError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class NotConfiguredError(ClusterError):
+    """A process was asked to work before the controller told it its settings: right after its restart."""
+
+
+class StartError(ClusterError):
+    """The service cannot start; the message says what is in the way and how to mend it."""

@@ -1,0 +1,47 @@
+"""Which process does what for which tenant: rendezvous hashing over the processes there are.
+
+Pure and the same in every process: a gateway, a collector and the controller that hold the same routes agree.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tenants.identity.tenant_id import TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The processes that tenants are spread over, by name.
+
+    Attributes:
+        version: grows with every change; the greater one is right.
+        shard_hosts: names of the shard hosts.
+        collectors: names of the collectors.
+    """
+
+    version: int
+    shard_hosts: tuple[str, ...]
+    collectors: tuple[str, ...]
+
+    def host_of(self, tenant: TenantId, shard_index: int) -> str:
+        """Return the host of one of the tenant's shards.
+
+        The tenant ranks all hosts; its shards take the first places, round and round. So they are spread evenly, a
+        small tenant touches few hosts, and a host that goes away moves only what was on it or behind it.
+        """
+        ranked = _ranked(str(tenant), self.shard_hosts)
+        return ranked[shard_index % len(ranked)]
+
+    def collector_of(self, tenant: TenantId) -> str:
+        """Return the one collector that owns the tenant."""
+        return _ranked(str(tenant), self.collectors)[0]
+
+
+@lru_cache(maxsize=65_536)
+def _ranked(tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    # Not hash(): it differs between processes.
+    def weight(name: str) -> bytes:
+        return hashlib.blake2b(f"{tenant}\0{name}".encode(), digest_size=8).digest()
+
+    return tuple(sorted(names, key=weight, reverse=True))

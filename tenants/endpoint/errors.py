@@ -1,0 +1,25 @@
+"""What this package raises on purpose: one root, leaves that carry data and survive pickling.
+
+An endpoint that does not answer, or refuses what it is sent, is not an error here: it is counted.
+"""
+
+
+class EndpointError(Exception):
+    """Root of everything that ``tenants.endpoint`` raises on purpose."""
+
+
+class InvalidEndpointError(EndpointError):
+    """An endpoint's settings cannot be used; the text never repeats a URL or a header value.
+
+    Attributes:
+        field: the setting at fault, such as ``url`` or ``headers.Authorization``.
+        problem: what is wrong with it and how to mend it.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"

@@ -1,0 +1,112 @@
+"""One POST of one batch, and what its answer means. Never retries, sleeps or counts."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import httpx
+
+from tenants.endpoint.backoff import parse_retry_after
+from tenants.endpoint.batch import Batch
+from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.headers import request_headers
+from tenants.endpoint.surroundings import Surroundings
+
+_MAX_MESSAGE_BYTES = 1024  # as much as Prometheus reads (remote-write §1.6)
+_MAX_MESSAGE_CHARACTERS = 256
+
+# The reasons a receiver can cause, as labels: a hostile one must not be able to invent hundreds.
+_NAMED_STATUSES = frozenset({400, 401, 403, 404, 413, 415, 422})
+
+
+class Verdict(Enum):
+    """What becomes of a batch after an attempt (remote-write §1.6)."""
+
+    DELIVERED = auto()
+    RETRY = auto()
+    REJECTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to.
+
+    Attributes:
+        verdict: what to do with the batch.
+        reason: short and fixed: ``http_400``, ``timeout``, ``network``; empty if delivered. Fit for a label
+            if the verdict is ``REJECTED``.
+        message: the receiver's words or the network's, one printable line of at most 256 characters; the
+            endpoint's secrets are masked wherever they appear letter for letter.
+        status: of the answer, if there was one.
+        retry_after_s: the pause that the receiver asked for.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    message: str = ""
+    status: int | None = None
+    retry_after_s: float | None = None
+
+
+async def exchange(batch: Batch, attempt: int, config: EndpointConfig, around: Surroundings) -> Outcome:
+    """POST a batch once, within ``config.timeout_s`` in all, and judge the answer.
+
+    Once the status is known it decides, whatever happens to the body behind it. Cancelling closes the
+    connection.
+    """
+    status: int | None = None
+    retry_after_s: float | None = None
+    body = bytearray()
+    problem, message = "", ""
+    try:
+        # httpx's own limits are per read and write: a receiver that trickles bytes would hold us for ever.
+        async with (
+            asyncio.timeout(config.timeout_s),
+            around.client.stream(
+                "POST",
+                config.url,
+                content=batch.body,
+                headers=httpx.Headers(request_headers(config, around.version, attempt), encoding="utf-8"),
+                timeout=None,
+                follow_redirects=False,
+            ) as response,
+        ):
+            status = response.status_code
+            retry_after_s = parse_retry_after(response.headers.get("retry-after"), around.clock.now_ms())
+            async for chunk in response.aiter_raw():
+                body += chunk[: _MAX_MESSAGE_BYTES - len(body)]
+                if len(body) == _MAX_MESSAGE_BYTES:
+                    break
+    except TimeoutError:
+        problem, message = "timeout", f"no complete answer within {config.timeout_s:g} s"
+    except (httpx.HTTPError, OSError) as error:
+        problem, message = "network", f"{type(error).__name__}: {error}"
+
+    if status is None:
+        return Outcome(Verdict.RETRY, problem, _readable(message, config.secrets))
+    verdict, reason = judge(status)
+    if verdict is Verdict.DELIVERED:
+        return Outcome(verdict, status=status)
+    message = _readable(body.decode("utf-8", "replace"), config.secrets)
+    return Outcome(verdict, reason, message, status, retry_after_s)
+
+
+def judge(status: int) -> tuple[Verdict, str]:
+    """Say what an HTTP status means for the batch, and name the reason (remote-write §1.6).
+
+    A redirect is a rejection: following it would carry the endpoint's secrets to a host nobody configured.
+    """
+    if 200 <= status < 300:
+        return Verdict.DELIVERED, ""
+    if status == 429 or 500 <= status < 600:
+        return Verdict.RETRY, f"http_{status}"
+    if status in _NAMED_STATUSES:
+        return Verdict.REJECTED, f"http_{status}"
+    return Verdict.REJECTED, f"http_{status // 100}xx"
+
+
+def _readable(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_MAX_MESSAGE_CHARACTERS]

@@ -1,0 +1,49 @@
+"""What a sender needs from outside: time, randomness, the network. Holds no settings and no state."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+
+class Clock(Protocol):
+    """Wall time and the passing of it."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch; may step back when the machine's clock is set."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+
+
+class SystemClock:
+    """The clock of the machine and of the running event loop."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all senders of a process share.
+
+    Attributes:
+        client: made by :func:`tenants.endpoint.http_client.new_client`; whoever made it closes it, after the
+            senders.
+        clock: wall time and back-off sleeps. Time limits on network calls are the event loop's own.
+        rng: jitter of the back-off.
+        version: of Millrace, for ``User-Agent``.
+    """
+
+    client: httpx.AsyncClient
+    clock: Clock
+    rng: random.Random
+    version: str

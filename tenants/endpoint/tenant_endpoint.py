@@ -1,0 +1,151 @@
+"""A tenant's way out: every batch to each of its endpoints. What is in a batch is none of its business."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from tenants.endpoint.batch import Batch
+from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.counters import EndpointCounters
+from tenants.endpoint.sender import EndpointSender
+from tenants.endpoint.surroundings import Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class TenantEndpointSnapshot:
+    """What is known about a tenant's way out.
+
+    Attributes:
+        endpoints: one entry for each endpoint in force, in the order of the settings.
+        retiring: endpoints no longer in the settings that still send what waited.
+        samples_discarded: samples that went nowhere, by reason: ``no_endpoint``.
+    """
+
+    endpoints: tuple[EndpointCounters, ...]
+    retiring: tuple[EndpointCounters, ...]
+    samples_discarded: dict[str, int]
+
+
+class TenantEndpoint:
+    """The senders of one tenant, none to many, each with its own queue: a slow one does not hold up another.
+
+    State held: the senders' queues, in memory. If the process dies they are lost, and whoever owns the
+    tenant next starts with empty ones. Every method must be called from one event loop.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        configs: Sequence[EndpointConfig],
+        around: Surroundings,
+        *,
+        retire_deadline_s: float = 10.0,
+    ) -> None:
+        """Prepare the senders.
+
+        Args:
+            tenant: for logs.
+            configs: the endpoints.
+            around: what the senders need from outside.
+            retire_deadline_s: how long a removed endpoint may go on sending what waits.
+        """
+        self._tenant = tenant
+        self._around = around
+        self._retire_deadline_s = retire_deadline_s
+        self._senders = [EndpointSender(tenant, config, around) for config in configs]
+        self._retiring: dict[EndpointSender, asyncio.Task[None]] = {}
+        self._no_endpoint_samples = 0
+        self._has_said_no_endpoint = False
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(tenant=tenant)
+
+    def start(self) -> None:
+        """Begin to send. Does not wait; call once."""
+        for sender in self._senders:
+            sender.start()
+
+    def submit(self, batches: Sequence[Batch]) -> None:
+        """Queue batches for every endpoint. Never blocks.
+
+        Without an endpoint they are counted as discarded, ``no_endpoint``.
+        """
+        for sender in self._senders:
+            sender.submit(batches)
+        if not self._senders and batches:
+            self._no_endpoint_samples += sum(batch.samples for batch in batches)
+            if not self._has_said_no_endpoint:
+                self._has_said_no_endpoint = True
+                self._log.warning("tenant has no remote_write endpoint, its samples are discarded")
+
+    def reconfigure(self, configs: Sequence[EndpointConfig]) -> None:
+        """Put other endpoints in force. Does not wait; call after :meth:`start`.
+
+        An endpoint that is in the old and in the new settings with the same name and URL goes on with its
+        queue, and uses its new settings from the next request on: a rotated token costs nothing. A new one
+        starts empty. A removed one sends what waits for it until ``retire_deadline_s``, in the background.
+        """
+        former = list(self._senders)
+        # Equal settings first, or of two endpoints without a name and with one URL the removal of the first
+        # would hand its queue to the second.
+        kept = {index: sender for index, config in enumerate(configs) if (sender := _take(former, config))}
+        senders: list[EndpointSender] = []
+        for index, config in enumerate(configs):
+            sender = kept.get(index) or _take(former, config, by_destination=True)
+            if sender is None:
+                sender = EndpointSender(self._tenant, config, self._around)
+                sender.start()
+            else:
+                sender.reconfigure(config)
+            senders.append(sender)
+        self._senders = senders
+        self._has_said_no_endpoint = self._has_said_no_endpoint and not senders
+        for sender in former:
+            self._retire(sender)
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Wait until all endpoints have sent or given up what waits, at most ``deadline_s`` seconds.
+
+        Returns:
+            Whether nothing is left.
+        """
+        senders = [*self._senders, *self._retiring]
+        return all(await asyncio.gather(*(sender.drain(deadline_s) for sender in senders)))
+
+    async def close(self) -> None:
+        """Stop at once; what waits is counted as failed. Can be repeated."""
+        retirements = list(self._retiring.values())
+        for retirement in retirements:
+            retirement.cancel()
+        if retirements:
+            await asyncio.wait(retirements)
+        await asyncio.gather(*(sender.close() for sender in [*self._senders, *self._retiring]))
+        self._retiring.clear()
+
+    def snapshot(self) -> TenantEndpointSnapshot:
+        """Return all counters as they are now."""
+        return TenantEndpointSnapshot(
+            endpoints=tuple(sender.snapshot() for sender in self._senders),
+            retiring=tuple(sender.snapshot() for sender in self._retiring),
+            samples_discarded={"no_endpoint": self._no_endpoint_samples},
+        )
+
+    def _retire(self, sender: EndpointSender) -> None:
+        async def drain_and_close() -> None:
+            await sender.drain(self._retire_deadline_s)
+            await sender.close()
+            self._retiring.pop(sender, None)
+
+        self._retiring[sender] = asyncio.get_running_loop().create_task(drain_and_close())
+
+
+def _take(
+    senders: list[EndpointSender], config: EndpointConfig, *, by_destination: bool = False
+) -> EndpointSender | None:
+    """Take the first sender out of the list that has these settings, or only this name and URL."""
+    for sender in senders:
+        has = sender.config
+        if has == config or (by_destination and (has.name, has.url) == (config.name, config.url)):
+            senders.remove(sender)
+            return sender
+    return None

@@ -1,0 +1,159 @@
+"""What every settings model has in common, and how a refused value becomes faults that can be mended.
+
+Models are frozen, refuse unknown keys and never coerce: ``"5"`` is not a number and ``1`` is not true.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from tenants.settings.errors import Fault, PathPart, SettingsError, dotted
+from tenants.settings.yaml_document import YamlDocument
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class SettingsModel(BaseModel):
+    """Base of all settings models. A key whose value is null counts as absent (tenancy §2.1)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, serialize_by_alias=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = {_key(name, field) for name, field in cls.model_fields.items()}
+        return {key: value for key, value in data.items() if value is not None or key not in known}
+
+
+def not_supported(*accepted: object) -> BeforeValidator:
+    """Return a check for a key of the reference that this version does not act on.
+
+    Values that ask for nothing (``accepted``) pass and count as absent, so that files which merely spell out
+    the reference's defaults still load; any other is refused, because ignoring it would be a lie.
+    """
+
+    def check(value: object) -> None:
+        # True == 1 in Python, but not in a settings file.
+        if not any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in accepted):
+            raise ValueError("known, but not supported by this version; remove it")
+
+    return BeforeValidator(check)
+
+
+Unsupported = Annotated[None, not_supported()]
+UnsupportedScope = Annotated[None, not_supported({})]
+UnsupportedList = Annotated[None, not_supported([])]
+UnsupportedText = Annotated[None, not_supported("")]
+UnsupportedSwitch = Annotated[None, not_supported(False)]
+UnsupportedLimit = Annotated[None, not_supported(0)]
+
+
+def validate(
+    model: type[Model],
+    value: object,
+    *,
+    path: tuple[PathPart, ...] = (),
+    document: YamlDocument | None = None,
+    source: str = "",
+) -> Model:
+    """Check plain data against a settings model.
+
+    Args:
+        model: what the value should be.
+        value: dicts, lists and scalars; None stands for an empty mapping.
+        path: where the value stands in its document; faults are reported below it.
+        document: gives the faults their lines.
+        source: names the origin in the error.
+
+    Raises:
+        SettingsError: with every fault. Values do not appear in it, nor in its traceback.
+    """
+    try:
+        return model.model_validate({} if value is None else value)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    # Raised outside the handler: the chained pydantic error would hold the values.
+    faults = [_fault(detail, model, path, document) for detail in details]
+    raise SettingsError(sorted(faults, key=lambda fault: fault.line or 0), source)
+
+
+def _fault(
+    detail: ErrorDetails, model: type[BaseModel], prefix: tuple[PathPart, ...], document: YamlDocument | None
+) -> Fault:
+    # pydantic marks faults in a mapping's key by one more element.
+    inner = tuple(part for part in detail["loc"] if part != "[key]")
+    message = _unknown_key(model, inner) if detail["type"] == "extra_forbidden" else _message(detail)
+    path = (*prefix, *inner)
+    return Fault(dotted(path), message, document.line_of(path) if document else None)
+
+
+_MESSAGES: Mapping[str, str] = {
+    "missing": "is required; add it",
+    "invalid_key": "has a key that is not text",
+    "bool_type": "should be true or false, without quotes",
+    "int_type": "should be a whole number, without quotes, unit or leading zero",
+    "float_type": "should be a number, without quotes",
+    "string_type": "should be text; put it in quotes",
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping of keys to values",
+    "model_type": "should be a mapping of keys to values",
+}
+
+
+def _message(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "too_long":
+        return f"should have at most {context['max_length']} entries, not {context['actual_length']}"
+    return detail["msg"].removeprefix("Input ").removeprefix("String ")
+
+
+def _unknown_key(model: type[BaseModel], path: tuple[PathPart, ...]) -> str:
+    names = tuple(str(part) for part in path if not isinstance(part, int))
+    key, parent = names[-1], names[:-1]
+    known = _known_keys(model)
+    for other in known:
+        if len(other) > len(names) and "_".join(other[len(parent) :]) == key:
+            scoped = ".".join(other[len(parent) :])
+            return f"unknown key (it looks like the legacy flat format); write {scoped} as nested keys"
+    if nearest := difflib.get_close_matches(key, [k[-1] for k in known if k[:-1] == parent], n=1):
+        return f"unknown key; did you mean {nearest[0]}?"
+    if elsewhere := [".".join(k) for k in known if k[-1] == key]:
+        return f"unknown key here; it belongs at {' or '.join(elsewhere[:3])}"
+    return "unknown key; remove it"
+
+
+@cache
+def _known_keys(model: type[BaseModel]) -> tuple[tuple[str, ...], ...]:
+    return tuple(_walk(model))
+
+
+def _walk(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        key = _key(name, field)
+        yield (key,)
+        for nested in _models_in(field.annotation):
+            yield from ((key, *below) for below in _walk(nested))
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    return field.alias or name
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,29 @@
+"""What all tests share: how hard Hypothesis tries, and the two implementations of the processors.
+
+``HYPOTHESIS_PROFILE=thorough pytest ...`` tries 30 times as many examples as ``quick``, the default.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.reference import ReferenceModel
+
+if TYPE_CHECKING:
+    from tests.engine_driver import EngineDriver
+
+settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=3000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(params=["reference", "engine"])
+def implementation(request: pytest.FixtureRequest) -> "type[ReferenceModel | EngineDriver]":
+    """Return a class that counts the spans of one tenant: the model, or the engine behind its driver."""
+    if request.param == "reference":
+        return ReferenceModel
+    from tests.engine_driver import EngineDriver  # noqa: PLC0415  # tests without the engine need no build
+
+    return EngineDriver

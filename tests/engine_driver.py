@@ -1,0 +1,120 @@
+"""Drives the engine along the whole way of a span: split, shard, flush, merge, collect, Remote-Write bytes.
+
+It has the methods of :class:`tests.reference.ReferenceModel`, so that one test reads for both, and it plays
+gateway, shard hosts and collector for one tenant in one thread. It adds no rule: what comes out is what the
+engine encoded, read back by ``tests.remote_write``.
+"""
+
+import json
+from collections import Counter as Tally
+from typing import Any
+
+from google.protobuf.message import Message
+
+from tenants._engine import Plan, Registry, Shard, split
+from tests.reference import Collection
+from tests.remote_write import SeriesKey, TimeSeries, decode, is_stale_marker
+
+COLLECTION_INTERVAL_MS = 1_000
+_EXPIRED = "expired_edges_"
+
+
+class EngineDriver:
+    """One tenant on ``shards`` shards; the clock is what :meth:`push`, :meth:`flush` and collections say.
+
+    Every body the registry makes is kept in ``sent``, one dictionary of series per collection.
+    """
+
+    def __init__(
+        self,
+        plan: dict[str, Any],
+        *,
+        shards: int = 1,
+        strict_ids: bool = False,
+        started_at_ms: int = 0,
+        max_samples: int = 2000,
+    ) -> None:
+        self._plan = Plan(json.dumps(plan))
+        self._strict_ids = strict_ids
+        self._trace_id_label: str = plan["trace_id_label_name"]
+        self._max_samples = max_samples
+        self.shards = [Shard(self._plan) for _ in range(shards)]
+        self.registry = Registry(self._plan, started_at_ms)
+        self.sent: list[dict[SeriesKey, TimeSeries]] = []
+        self.received_spans = 0
+        self.rejected: Tally[str] = Tally()
+        self.discarded: Tally[str] = Tally()
+        self._now_ms = started_at_ms
+
+    @property
+    def edges(self) -> int:
+        """Edges that were opened, as far as the registry has heard of them."""
+        return self.registry.stats()["edges"]
+
+    @property
+    def expired_edges(self) -> dict[str, int]:
+        """Edges that expired and produced nothing, by the kind of the last span."""
+        counts = self.registry.stats().items()
+        kinds = {name.removeprefix(_EXPIRED): count for name, count in counts if name.startswith(_EXPIRED)}
+        return {f"SPAN_KIND_{kind.upper()}": count for kind, count in kinds.items() if count}
+
+    @property
+    def dropped_spans(self) -> int:
+        """Spans that found the edge buffer of their shard full."""
+        return self.registry.stats()["dropped_spans"]
+
+    def push(self, request: Message | bytes, now_ns: int) -> None:
+        """Split one request as a gateway does, and have every shard concerned apply its frame."""
+        self._advance(now_ns)
+        body = request if isinstance(request, bytes) else request.SerializeToString()
+        parts = split(body, self._plan, len(self.shards), now_ns, strict_ids=self._strict_ids)
+        self.received_spans += parts.received_spans
+        self.rejected = +(self.rejected + Tally(parts.rejected))  # "+" leaves reasons without spans out
+        self.discarded = +(self.discarded + Tally(parts.discarded))
+        for index, frame in parts.frames:
+            self.shards[index].apply(frame, now_ns)
+
+    def flush(self, now_ns: int, *, close_edges: bool = False) -> None:
+        """Flush every shard and merge its record, as a collector does."""
+        self._advance(now_ns)
+        for source, shard in enumerate(self.shards):
+            record = shard.flush(now_ns, close_edges=close_edges)
+            if record:
+                self.registry.merge(source, record, now_ns)
+
+    def collect_at(
+        self, now_ms: int, external_labels: list[tuple[str, str]] | None = None
+    ) -> dict[SeriesKey, TimeSeries]:
+        """Return all series the registry encodes at ``now_ms``, from however many messages."""
+        batches = self.registry.collect(now_ms, external_labels or [], self._max_samples)
+        self._now_ms = now_ms
+        collected: dict[SeriesKey, TimeSeries] = {}
+        for batch in batches:
+            decoded = decode(batch.body)
+            assert not collected.keys() & decoded.keys(), "a series was sent in two messages"
+            assert batch.series == len(decoded)
+            assert batch.samples == sum(len(series.samples) for series in decoded.values())
+            assert batch.exemplars == sum(len(series.exemplars) for series in decoded.values())
+            collected |= decoded
+        self.sent.append(collected)
+        return collected
+
+    def collect(self) -> Collection:
+        """Collect one interval later; return the newest value of every series, and the exemplars."""
+        collected = self.collect_at(self._now_ms + COLLECTION_INTERVAL_MS)
+        series: dict[SeriesKey, float] = {}
+        exemplars: dict[SeriesKey, tuple[str, float]] = {}
+        for key, sent in collected.items():
+            timestamp_ms, value = sent.samples[-1]
+            assert timestamp_ms == self._now_ms
+            if not is_stale_marker(value):
+                series[key] = value
+            for exemplar in sent.exemplars:
+                assert key not in exemplars, "a bucket has two exemplars"
+                assert exemplar.timestamp_ms == self._now_ms
+                assert exemplar.labels.keys() == {self._trace_id_label}
+                exemplars[key] = (exemplar.labels[self._trace_id_label], exemplar.value)
+        return Collection(series, exemplars)
+
+    def _advance(self, now_ns: int) -> None:
+        self._now_ms = max(self._now_ms, now_ns // 1_000_000)

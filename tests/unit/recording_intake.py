@@ -1,0 +1,44 @@
+"""An intake that keeps what it is given and answers what it is told to."""
+
+import asyncio
+from collections.abc import Sequence
+
+from cluster.gateway.intake import Accepted
+from cluster.gateway.refusal import Refused, identity_refused
+from tenants.identity.tenant_id import IdentityRefused, TenantId, parse_tenant
+
+
+class RecordingIntake:
+    """Answers ``outcome``; an exception is raised. While ``is_held``, requests wait until ``release``."""
+
+    def __init__(self) -> None:
+        self.outcome: Accepted | Refused | Exception = Accepted()
+        self.requests: list[tuple[str, bytes]] = []
+        self.finished = 0
+        self.arrived = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.requests]
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    async def submit(self, tenant: TenantId, body: bytes) -> Accepted | Refused:
+        self.requests.append((str(tenant), body))
+        self.arrived.set()
+        await self._open.wait()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        self.finished += 1
+        return self.outcome
+
+
+def identify(values: Sequence[str]) -> TenantId | Refused:
+    tenant = parse_tenant(values)
+    return identity_refused(tenant) if isinstance(tenant, IdentityRefused) else tenant

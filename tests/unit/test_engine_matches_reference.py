@@ -1,0 +1,263 @@
+"""Drawn traces, counted by the engine and by the model: every series, value, exemplar and counter is equal.
+
+Values are compared for equality, sums included. Where the order of arrival decides (a dimension that both
+halves carry, a second server child), both see the same order.
+"""
+
+import itertools
+import random
+from collections import Counter as Tally
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import otlp_raw
+from tests.engine_driver import EngineDriver
+from tests.reference import ReferenceModel
+from tests.remote_write import Sample, SeriesKey
+from tests.script_strategies import MANY, NOW_NS, Flush, Push, Script, Step, plans, play, scripts
+from tests.trace_strategies import any_values, requests
+from tests.traces import SECOND_NS, batch, plan, request, service_graphs_plan, span, span_metrics_plan
+from tests.unusual_wire import unusual_encoding
+
+# A failing example is made small for up to five minutes before it is shown.
+pytestmark = pytest.mark.timeout(400 if settings.get_current_profile_name() == "quick" else 3600)
+
+MANY_ITEMS = plans(max_items=st.just(MANY))
+FEW_ITEMS = plans(max_items=st.integers(0, 3))
+SHARDS = pytest.mark.parametrize("shards", [1, 2, 5])
+NOW_MS = NOW_NS // 1_000_000
+
+
+def assert_alike(model: ReferenceModel, engine: EngineDriver) -> None:
+    """Compare everything that is counted beside the series."""
+    assert engine.received_spans == model.received_spans
+    assert engine.rejected == model.rejected
+    assert engine.discarded == model.discarded
+    assert engine.edges == model.edges
+    assert engine.expired_edges == model.expired_edges
+    assert engine.dropped_spans == model.dropped_spans
+
+
+def compare(script: Script, engine: EngineDriver, model: ReferenceModel) -> None:
+    """Play a script to both; every collection and every counter must be equal."""
+    for of_engine, of_model in zip(play(script, engine), play(script, model), strict=True):
+        assert of_engine.series == of_model.series
+        assert of_engine.exemplars == of_model.exemplars
+    assert_alike(model, engine)
+
+
+@SHARDS
+@given(script=scripts(MANY_ITEMS), max_samples=st.sampled_from([1, 40, 2000]))
+def test_series_and_counters_equal_the_models(shards: int, script: Script, max_samples: int) -> None:
+    engine = EngineDriver(script.plan, shards=shards, max_samples=max_samples)
+    compare(script, engine, ReferenceModel(script.plan))
+
+
+@given(script=scripts(MANY_ITEMS), shards=st.sampled_from([1, 2, 5]))
+def test_spans_with_bad_ids_are_rejected_and_the_others_counted(script: Script, shards: int) -> None:
+    engine = EngineDriver(script.plan, shards=shards, strict_ids=True)
+    compare(script, engine, ReferenceModel(script.plan, strict_ids=True))
+
+
+@given(script=scripts(FEW_ITEMS))
+def test_full_edge_buffer_drops_the_spans_that_the_model_drops(script: Script) -> None:
+    # One shard: the limit is per shard, so with more of them fewer spans find it reached.
+    compare(script, EngineDriver(script.plan), ReferenceModel(script.plan))
+
+
+@given(script=scripts(MANY_ITEMS), seed=st.integers(0, 2**32))
+def test_unusual_encodings_count_as_usual_ones(script: Script, seed: int) -> None:
+    rng = random.Random(seed)
+    engine, model = EngineDriver(script.plan, shards=2), ReferenceModel(script.plan)
+    steps: list[Step] = []
+    for step in script.steps:
+        if isinstance(step, Push):
+            body = unusual_encoding(step.request, rng)
+            assert canonical(body) == canonical(step.request)
+            steps.append(Push(step.now_ns, body))
+        else:
+            steps.append(step)
+    compare(Script(script.plan, steps), engine, model)
+
+
+def canonical(request: Any) -> bytes:
+    """Return the one encoding of everything that is said alike."""
+    return bytes(otlp_raw.parse(request).SerializeToString(deterministic=True))
+
+
+@given(value=any_values, shared=st.booleans())
+def test_every_attribute_value_has_the_models_text(value: Any, shared: bool) -> None:
+    one = plan(span_metrics_plan(dimensions=["d"], latency=False), max_label_value_length=0)
+    attributes = {"d": value}
+    spans = span(end_ns=NOW_NS, attributes={} if shared else attributes)
+    compare_requests(one, [request(batch(attributes if shared else {}, spans))])
+
+
+@given(
+    bounds=st.lists(st.floats(1e-12, 1e10), min_size=1, max_size=6, unique=True),
+    offsets=st.lists(st.tuples(st.integers(0, 5), st.integers(-2, 2)), min_size=1, max_size=8),
+)
+def test_durations_beside_a_bound_fall_into_the_models_bucket(
+    bounds: list[float], offsets: list[tuple[int, int]]
+) -> None:
+    durations = [round(bounds[index % len(bounds)] * 1e9) + offset for index, offset in offsets]
+    spans = [span(start_ns=NOW_NS - duration, end_ns=NOW_NS) for duration in durations if 0 <= duration <= NOW_NS]
+    compare_requests(plan(span_metrics_plan(histogram_buckets=bounds)), [request(batch({}, *spans))])
+
+
+def compare_requests(one: dict[str, Any], drawn: list[Any]) -> None:
+    """Compare the engine and the model after these requests."""
+    engine, model = EngineDriver(one, shards=2), ReferenceModel(one)
+    for tenant in (engine, model):
+        for each in drawn:
+            tenant.push(each, NOW_NS)
+        tenant.flush(NOW_NS, close_edges=True)
+    assert engine.collect() == model.collect()
+    assert_alike(model, engine)
+
+
+def waiting_plans() -> st.SearchStrategy[dict[str, Any]]:
+    """Draw plans under which no edge expires before it is closed."""
+    return MANY_ITEMS.map(
+        lambda drawn: (
+            drawn | {"service_graphs": drawn["service_graphs"] and {**drawn["service_graphs"], "wait_s": 600.0}}
+        )
+    )
+
+
+@given(one=waiting_plans(), drawn=requests(), data=st.data())
+def test_moments_of_flushes_and_lost_definitions_do_not_show(
+    one: dict[str, Any], drawn: list[Any], data: st.DataObject
+) -> None:
+    whole = EngineDriver(one)
+    piecewise = EngineDriver(one, shards=3)
+    records: list[list[bytes]] = [[], [], []]
+
+    def merge(source: int, *arrived: bytes) -> None:
+        for record in filter(None, arrived):
+            piecewise.registry.merge(source, record, NOW_NS)
+
+    for arrive in drawn:
+        whole.push(arrive(NOW_NS), NOW_NS)
+        piecewise.push(arrive(NOW_NS), NOW_NS)
+        for source in data.draw(st.lists(st.sampled_from([0, 1, 2]), max_size=4)):
+            match data.draw(st.sampled_from(["flush", "flush", "deliver", "lose"])):
+                case "flush":
+                    records[source].append(piecewise.shards[source].flush(NOW_NS))
+                case "deliver":
+                    merge(source, *records[source])
+                    records[source].clear()
+                case "lose":
+                    piecewise.registry.forget_source(source)
+                    merge(source, piecewise.shards[source].redefine())
+    for source, late in enumerate(records):
+        merge(source, *late)
+    for tenant in (whole, piecewise):
+        tenant.flush(NOW_NS, close_edges=True)
+    assert piecewise.collect() == whole.collect()
+    assert (piecewise.edges, piecewise.expired_edges) == (whole.edges, whole.expired_edges)
+
+
+@given(one=MANY_ITEMS, drawn=requests(), pauses_ms=st.lists(st.integers(2, 20_000), min_size=6, max_size=6))
+def test_series_begin_at_zero_and_go_on_in_time(one: dict[str, Any], drawn: list[Any], pauses_ms: list[int]) -> None:
+    engine = EngineDriver(one, shards=2, started_at_ms=NOW_MS)
+    times = list(itertools.accumulate(pauses_ms, initial=NOW_MS))
+    for index, (before_ms, now_ms) in enumerate(itertools.pairwise(times)):
+        if index < len(drawn):
+            engine.push(drawn[index](now_ms * 1_000_000), now_ms * 1_000_000)
+        engine.flush(now_ms * 1_000_000)
+        known = set().union(*engine.sent)
+        for key, series in engine.collect_at(now_ms).items():
+            begin = [] if key in known else [(before_ms + 1, 0.0)]
+            assert series.samples[:-1] == begin
+            assert series.samples[-1][0] == now_ms
+    assert all(set(earlier) <= set(later) for earlier, later in itertools.pairwise(engine.sent))
+    for samples in histories(engine).values():
+        assert_never_back(samples)
+
+
+def histories(engine: EngineDriver) -> dict[SeriesKey, list[Sample]]:
+    """Return all samples of each series that were ever sent, in the order of sending."""
+    sent: dict[SeriesKey, list[Sample]] = {}
+    for collected in engine.sent:
+        for key, series in collected.items():
+            sent.setdefault(key, []).extend(series.samples)
+    return sent
+
+
+def assert_never_back(samples: list[Sample]) -> None:
+    """Neither time nor value of a series goes back."""
+    for (earlier_ms, smaller), (later_ms, greater) in itertools.pairwise(samples):
+        assert earlier_ms < later_ms
+        assert smaller <= greater
+
+
+@given(script=scripts(MANY_ITEMS), shards=st.sampled_from([1, 2, 5]))
+def test_exemplars_are_sent_once_and_collecting_again_changes_no_value(script: Script, shards: int) -> None:
+    engine = EngineDriver(script.plan, shards=shards)
+    *_, last = play(script, engine)
+    again = engine.collect()
+    assert again.series == last.series
+    assert again.exemplars == {}
+
+
+@given(
+    entities=st.lists(st.integers(0, 5), min_size=1, max_size=20),
+    limit=st.integers(1, 40),
+    buckets=st.integers(0, 3),
+)
+def test_one_by_one_new_entities_overflow_as_the_models_do(entities: list[int], limit: int, buckets: int) -> None:
+    spans = span_metrics_plan(histogram_buckets=[1.0, 2.0, 3.0][:buckets], dimensions=["e"])
+    one = plan(spans, max_active_series=limit)
+    steps = [step for entity in entities for step in (Push(NOW_NS, entity_request(entity)), Flush(NOW_NS))]
+    engine, model = EngineDriver(one), ReferenceModel(one)
+    for _ in itertools.chain(play(Script(one, steps), engine), play(Script(one, steps), model)):
+        pass
+    assert engine.collect() == model.collect()
+
+
+def entity_request(entity: int) -> Any:
+    """Return a request with one span of an entity of its own."""
+    one = span(
+        start_ns=NOW_NS - entity * SECOND_NS,
+        end_ns=NOW_NS,
+        trace_id=bytes([entity + 1]) * 16,
+        attributes={"e": entity},
+    )
+    return request(batch({}, one))
+
+
+TOTALS = [
+    "traces_spanmetrics_calls_total",
+    "traces_spanmetrics_latency_count",
+    "traces_service_graph_request_total",
+]
+
+
+@SHARDS
+@given(drawn=requests(), limit=st.integers(1, 60))
+def test_a_series_limit_keeps_totals_right(shards: int, drawn: list[Any], limit: int) -> None:
+    limited = plan(span_metrics_plan(), service_graphs_plan(), max_active_series=limit)
+    engine, model = EngineDriver(limited, shards=shards), ReferenceModel(limited | {"max_active_series": 0})
+    for tenant in (engine, model):
+        for arrive in drawn:
+            tenant.push(arrive(NOW_NS), NOW_NS)
+        tenant.flush(NOW_NS, close_edges=True)
+    series = engine.collect().series
+    assert totals(series) == totals(model.collect().series)
+    active = [key for key in series if ("metric_overflow", "true") not in key]
+    assert len(active) <= limit
+    assert engine.registry.stats()["active_series"] == len(active)
+
+
+def totals(series: dict[SeriesKey, float]) -> dict[str, float]:
+    """Return the sum over all series of some metrics."""
+    sums: Tally[str] = Tally()
+    for key, value in series.items():
+        name = dict(key)["__name__"]
+        if name in TOTALS:
+            sums[name] += int(value)
+    return dict(sums)

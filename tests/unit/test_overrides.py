@@ -1,0 +1,612 @@
+"""One override layer (what is accepted), and the layers together (what wins)."""
+
+import pickle
+from collections.abc import Mapping
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tenants.identity import TenantId
+from tenants.settings import (
+    Duration,
+    Overrides,
+    ServiceConfig,
+    SettingsError,
+    TenantSettings,
+    parse_service_config,
+    resolve,
+)
+from tenants.settings.model import validate
+
+ACME = TenantId("acme")
+SECRET = "s3cr3t-value"
+ALL = ["span-metrics", "service-graphs"]
+
+
+Keys = Mapping[str, object]
+
+
+def entry(scopes: Keys) -> Overrides:
+    return validate(Overrides, scopes, path=("overrides", "acme"))
+
+
+def layer(generator: Keys) -> Overrides:
+    return entry({"metrics_generator": generator})
+
+
+def faults(scopes: Keys) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        entry(scopes)
+    return {fault.path.removeprefix("overrides.acme."): fault.message for fault in caught.value.faults}
+
+
+def service(text: str = "") -> ServiceConfig:
+    return parse_service_config(text.encode(), {})
+
+
+def effective(
+    text: str = "",
+    *,
+    tenant: Keys | None = None,
+    wildcard: Keys | None = None,
+    defaults: Keys | None = None,
+) -> TenantSettings:
+    runtime = {}
+    if tenant is not None:
+        runtime["acme"] = layer(tenant)
+    if wildcard is not None:
+        runtime["*"] = layer(wildcard)
+    config = service(text)
+    if defaults is not None:
+        config = config.model_copy(
+            update={"overrides": config.overrides.model_copy(update={"defaults": layer(defaults)})}
+        )
+    return resolve(config, runtime, ACME)
+
+
+def nested(path: str, value: object) -> dict[str, object]:
+    head, _, rest = path.partition(".")
+    return {head: nested(rest, value) if rest else value}
+
+
+# What one layer accepts
+
+
+@pytest.mark.parametrize("value", [None, {}, {"metrics_generator": None}, {"ingestion": {}, "global": None}])
+def test_empty_layer_overrides_nothing(value: object) -> None:
+    assert validate(Overrides, value) == Overrides()
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted", "refused"),
+    [
+        ("max_active_series", [0, 1, 2**32 - 1], [-5, 2**32, "5", 1.5, True]),
+        (
+            "collection_interval",
+            ["1s", "15s", "5m", 30_000_000_000],
+            ["999ms", "5m1s", "-5s", "30", "1d", 30, 0],
+        ),
+        ("ingestion_time_range_slack", ["0s", "12h", 1], ["-1s", "12h1s", "x", True]),
+        ("trace_id_label_name", ["traceID", "_t", "a" * 96], ["", "trace.id", "1a", "a" * 97, "le", 3]),
+        ("shards", [1, 64], [0, 65, -1, "2", 1.0, True]),
+        ("processors", [[], ALL], ["span-metrics", [1], [None], {"span-metrics": 1}]),
+        (
+            "processor.span_metrics.dimensions",
+            [[], ["a.b"], ["x"] * 64],
+            [[""], [3], "a", ["x"] * 65, ["\ud800"]],
+        ),
+        ("processor.service_graphs.dimensions", [[], ["a.b"]], [[""], "a"]),
+        ("processor.service_graphs.peer_attributes", [[], ["a"]], [[""], "a"]),
+        (
+            "processor.span_metrics.histogram_buckets",
+            [[], [1], [0.1, 1, 2.5], list(range(1, 101))],
+            [
+                [1, 1],
+                [2, 1],
+                [0],
+                [-1],
+                [float("nan")],
+                [float("inf")],
+                ["1"],
+                [True],
+                list(range(1, 102)),
+                1,
+            ],
+        ),
+        ("processor.service_graphs.histogram_buckets", [[0.5, 1]], [[1, 1], [1, float("inf")]]),
+        (
+            "processor.span_metrics.intrinsic_dimensions",
+            [{}, {"service": False}],
+            [{"job": True}, {"service": 1}, []],
+        ),
+        ("processor.service_graphs.enable_client_server_prefix", [True, False], [1, "true"]),
+        ("processor.service_graphs.enable_messaging_system_latency_histogram", [True, False], [0]),
+        ("processor.service_graphs.enable_virtual_node_label", [True, False], ["yes"]),
+        (
+            "remote_write_headers",
+            [{}, {"Authorization": "x"}],
+            [{"Content-Type": "x"}, {"a": 1}, {"a": "x\n"}, []],
+        ),
+        ("remote_write", [[], [{"url": "http://h/"}]], [[{"url": "h"}], [{}], {"url": "http://h/"}]),
+    ],
+)
+def test_value_is_accepted_within_its_bounds_only(key: str, accepted: list[object], refused: list[object]) -> None:
+    for value in accepted:
+        layer(nested(key, value))
+    for value in refused:
+        found = faults(nested(f"metrics_generator.{key}", value))
+        assert all(path.startswith(f"metrics_generator.{key}") for path in found), value
+
+
+@pytest.mark.parametrize("buckets", [[1, 1], [2, 1]])
+def test_refused_buckets_are_named_by_path_and_index(buckets: list[float]) -> None:
+    path = "metrics_generator.processor.span_metrics.histogram_buckets"
+    found = faults(nested(path, buckets))
+    assert "entry [1]" in found[path]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("host-info", "not supported yet"),
+        ("service-graphs-connection-info", "not supported yet"),
+        ("local-blocks", "is not a processor; known are span-metrics,"),
+        ("Span-Metrics", "is not a processor"),
+        ("", "is not a processor"),
+    ],
+)
+def test_other_processors_are_refused(name: str, message: str) -> None:
+    found = faults(nested("metrics_generator.processors", ["span-metrics", name]))
+    assert message in found["metrics_generator.processors[1]"]
+
+
+@pytest.mark.parametrize(
+    ("key", "no_op", "asks_for_something"),
+    [
+        ("ring_size", [0], [3]),
+        ("max_active_entities", [0], [1, False, "0"]),
+        ("max_cardinality_per_label", [0], [10]),
+        ("disable_collection", [False], [True, 0]),
+        ("generate_native_histograms", ["classic", ""], ["native", "both", "Classic", False]),
+        ("native_histogram_bucket_factor", [1.1, 0], [1.2, True]),
+        ("native_histogram_max_bucket_number", [100, 0], [50]),
+        ("native_histogram_min_reset_duration", ["15m", 900_000_000_000, "0s"], ["1m"]),
+        ("span_name_sanitization", [""], ["enabled", "dry_run", False]),
+        ("forwarder.queue_size", [0, 100], [-1, 5]),
+        ("forwarder.workers", [0, 2], [-1, 5]),
+        ("processor.service_graphs.filter_policies", [[]], [[{}], {}]),
+        ("processor.service_graphs.span_multiplier_key", [""], ["x"]),
+        ("processor.service_graphs.enable_tracestate_span_multiplier", [False], [True]),
+        ("processor.span_metrics.dimension_mappings", [[]], [[{"name": "x"}]]),
+        ("processor.span_metrics.filter_policies", [[]], [[{}]]),
+        ("processor.span_metrics.enable_target_info", [False], [True]),
+        ("processor.span_metrics.target_info_excluded_dimensions", [[]], [["x"]]),
+        ("processor.span_metrics.enable_instance_label", [True], [False, 1]),
+        ("processor.span_metrics.span_multiplier_key", [""], ["x"]),
+        ("processor.span_metrics.enable_tracestate_span_multiplier", [False], [True]),
+        ("processor.host_info.host_identifiers", [["k8s.node.name", "host.id"]], [[], ["x"]]),
+        ("processor.host_info.metric_name", ["traces_host_info"], ["x"]),
+    ],
+)
+def test_known_key_is_refused_unless_it_asks_for_nothing(
+    key: str, no_op: list[object], asks_for_something: list[object]
+) -> None:
+    for value in no_op:
+        assert layer(nested(key, value)) == Overrides()
+    for value in asks_for_something:
+        found = faults(nested(f"metrics_generator.{key}", value))
+        assert found == {f"metrics_generator.{key}": "known, but not supported by this version; remove it"}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path"),
+    [
+        ({"ingestion": {"rate_limit_bytes": 30_000_000}}, "ingestion.rate_limit_bytes"),
+        ({"ingestion": {"rate_limit_bytes": "10MB"}}, "ingestion.rate_limit_bytes"),
+        ({"ingestion": {"burst_size_bytes": -5}}, "ingestion.burst_size_bytes"),
+        ({"ingestion": {"rate_strategy": "global"}}, "ingestion.rate_strategy"),
+        ({"ingestion": {"artificial_delay": "1s"}}, "ingestion.artificial_delay"),
+        ({"ingestion": {"retry_info_enabled": False}}, "ingestion.retry_info_enabled"),
+        ({"read": {"max_search_duration": "1d"}}, "read"),
+        ({"compaction": {"block_retention": "2w"}}, "compaction"),
+        ({"storage": {"parquet_dedicated_columns": []}}, "storage"),
+        ({"forwarders": ["x"]}, "forwarders"),
+        ({"global": {"max_bytes_per_trace": 5_000_000}}, "global.max_bytes_per_trace"),
+        ({"cost_attribution": {"dimensions": {"a": "b"}}}, "cost_attribution.dimensions"),
+        ({"cost_attribution": {"max_cardinality": 5}}, "cost_attribution.max_cardinality"),
+    ],
+)
+def test_other_scopes_are_known_but_refused(scopes: dict[str, object], path: str) -> None:
+    assert faults(scopes) == {path: "known, but not supported by this version; remove it"}
+
+
+def test_other_scopes_that_ask_for_nothing_are_accepted() -> None:
+    scopes: dict[str, object] = {
+        "ingestion": {"rate_strategy": "local", "artificial_delay": "0s", "retry_info_enabled": True},
+        "global": {"max_bytes_per_trace": 0},
+        "cost_attribution": {"dimensions": {}, "max_cardinality": 0},
+        "read": {},
+        "compaction": None,
+        "storage": {},
+        "forwarders": [],
+    }
+    assert entry(scopes) == Overrides()
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path", "advice"),
+    [
+        ({"metrics_generatr": {}}, "metrics_generatr", "did you mean metrics_generator?"),
+        ({"metrics_generator": {"procesors": []}}, "metrics_generator.procesors", "did you mean processors?"),
+        ({"processors": []}, "processors", "belongs at metrics_generator.processors"),
+        (
+            {"metrics_generator_processors": []},
+            "metrics_generator_processors",
+            "write metrics_generator.processors",
+        ),
+        ({"ingestion_rate_limit_bytes": 1}, "ingestion_rate_limit_bytes", "legacy flat format"),
+        ({"metrics_generator": {"bogus": None}}, "metrics_generator.bogus", "unknown key"),
+    ],
+)
+def test_unknown_key_is_refused_with_advice(scopes: dict[str, object], path: str, advice: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        validate(Overrides, scopes)
+    (fault,) = caught.value.faults
+    assert fault.path == path
+    assert advice in fault.message
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(type(Overrides().metrics_generator).model_fields)), json_like)
+def test_any_value_of_any_key_is_accepted_or_refused(key: str, value: object) -> None:
+    try:
+        accepted = layer({key: value})
+    except SettingsError:
+        return
+    resolve(ServiceConfig(), {"acme": accepted}, ACME)
+
+
+def test_refused_secrets_do_not_show_even_without_the_loader() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Overrides.model_validate({"metrics_generator": {"remote_write_headers": {"Host": SECRET}}})
+    assert SECRET not in str(caught.value)
+
+
+# Which layer wins
+
+
+def test_without_processors_nothing_is_generated() -> None:
+    settings = effective()
+    assert not settings.is_generating
+    assert (settings.span_metrics, settings.service_graphs) == (None, None)
+
+
+def test_unconfigured_tenant_has_the_built_in_settings() -> None:
+    settings = effective(tenant={"processors": ALL})
+    assert settings.is_generating
+    assert settings.tenant == ACME
+    assert settings.span_metrics is not None
+    assert settings.service_graphs is not None
+    assert len(settings.span_metrics.histogram_buckets) == 14
+    assert len(settings.service_graphs.histogram_buckets) == 8
+    assert settings.ingestion_time_range_slack.seconds == 30
+    assert settings.collection_interval.seconds == 15
+    assert settings.stale_duration.seconds == 900
+    assert settings.trace_id_label_name == "traceID"
+    assert settings.max_active_series == 0
+    assert settings.shards == 1
+    assert settings.external_labels == ()
+    assert settings.remote_write == ()
+    processors = "metrics_generator.processors"
+    assert {key for key, source in settings.provenance.items() if source != "builtin"} == {processors}
+    assert settings.provenance[processors] == "tenant"
+
+
+STATIC = """
+metrics_generator:
+  metrics_ingestion_time_range_slack: 31s
+  registry:
+    {collection_interval: 16s, stale_duration: 11m, max_label_name_length: 5, max_label_value_length: 6}
+  processor:
+    span_metrics: {histogram_buckets: [1], dimensions: [static]}
+    service_graphs:
+      {histogram_buckets: [2], dimensions: [static], peer_attributes: [static],
+       database_name_attributes: [static], wait: 3s, max_items: 7,
+       enable_client_server_prefix: true, enable_virtual_node_label: true,
+       enable_messaging_system_latency_histogram: true}
+remote_write: [{url: 'http://static/', name: static}]
+"""
+
+
+def read(settings: TenantSettings, key: str) -> object:
+    value: object = settings
+    for name in key.removeprefix("processor.").split("."):
+        value = getattr(value, name)
+    return value
+
+
+# key, value in `defaults`, in `*`, in the tenant's entry; as effective; the static or built-in value.
+FIELDS: list[tuple[str, list[object], list[object], object]] = [
+    (
+        "collection_interval",
+        ["20s", "21s", "22s"],
+        [Duration.parse(f"{n}s") for n in (20, 21, 22)],
+        Duration.parse("16s"),
+    ),
+    (
+        "ingestion_time_range_slack",
+        ["1s", "2s", "0s"],
+        [Duration.parse(f"{n}s") for n in (1, 2, 0)],
+        Duration.parse("31s"),
+    ),
+    ("trace_id_label_name", ["a", "b", "c"], ["a", "b", "c"], "traceID"),
+    ("max_active_series", [1, 2, 0], [1, 2, 0], 0),
+    ("shards", [2, 3, 1], [2, 3, 1], 1),
+    ("processor.span_metrics.histogram_buckets", [[5], [6, 7], []], [(5.0,), (6.0, 7.0), ()], (1.0,)),
+    ("processor.span_metrics.dimensions", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
+    ("processor.service_graphs.histogram_buckets", [[5], [6, 7], []], [(5.0,), (6.0, 7.0), ()], (2.0,)),
+    ("processor.service_graphs.dimensions", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
+    ("processor.service_graphs.peer_attributes", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
+    (
+        "processor.service_graphs.enable_client_server_prefix",
+        [False, True, False],
+        [False, True, False],
+        True,
+    ),
+    ("processor.service_graphs.enable_virtual_node_label", [False, True, False], [False, True, False], True),
+    (
+        "processor.service_graphs.enable_messaging_system_latency_histogram",
+        [False, True, False],
+        [False, True, False],
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "given", "expected", "static"), FIELDS, ids=[field[0] for field in FIELDS])
+def test_strongest_layer_in_which_a_field_is_present_wins(
+    key: str, given: list[object], expected: list[object], static: object
+) -> None:
+    in_defaults, in_wildcard, in_tenant = (nested(key, value) for value in given)
+    processors = {"processors": ALL}
+    cases: list[tuple[dict[str, Keys], object, str]] = [
+        (
+            {"defaults": processors},
+            static,
+            "builtin" if key in {"trace_id_label_name", "max_active_series", "shards"} else "static",
+        ),
+        ({"defaults": processors | in_defaults}, expected[0], "defaults"),
+        ({"defaults": processors | in_defaults, "wildcard": in_wildcard}, expected[1], "wildcard"),
+        ({"defaults": processors | in_defaults, "tenant": in_tenant}, expected[2], "tenant"),
+        (
+            {"defaults": processors | in_defaults, "wildcard": in_wildcard, "tenant": in_tenant},
+            expected[2],
+            "tenant",
+        ),
+        (
+            {"defaults": processors, "wildcard": in_wildcard, "tenant": nested(key, None)},
+            expected[1],
+            "wildcard",
+        ),
+    ]
+    for layers, value, source in cases:
+        settings = effective(STATIC, **layers)
+        assert read(settings, key) == value
+        assert settings.provenance[f"metrics_generator.{key}"] == source
+
+
+def test_fields_without_override_come_from_the_service_configuration() -> None:
+    settings = effective(STATIC, tenant={"processors": ALL})
+    assert settings.service_graphs is not None
+    assert settings.service_graphs.wait == Duration.parse("3s")
+    assert settings.service_graphs.max_items == 7
+    assert settings.service_graphs.database_name_attributes == ("static",)
+    assert (settings.max_label_name_length, settings.max_label_value_length) == (5, 6)
+    assert settings.stale_duration == Duration.parse("11m")
+    for key in ("registry.stale_duration", "processor.service_graphs.wait", "registry.max_label_name_length"):
+        assert settings.provenance[f"metrics_generator.{key}"] == "static"
+
+
+def test_entry_inherits_every_field_it_does_not_mention() -> None:
+    # Tenancy conformance 18: an entry with processors only keeps the limits of the layers below.
+    settings = effective(
+        defaults={"max_active_series": 100}, wildcard={"shards": 4}, tenant={"processors": ["span-metrics"]}
+    )
+    assert (settings.max_active_series, settings.shards) == (100, 4)
+    assert settings.is_generating
+
+
+def test_wildcard_applies_to_tenants_without_an_entry() -> None:
+    runtime = {"*": layer({"shards": 5}), "acme": layer({"shards": 9})}
+    assert resolve(service(), runtime, ACME).shards == 9
+    assert resolve(service(), runtime, TenantId("other")).shards == 5
+
+
+def test_entries_of_other_tenants_and_other_letter_case_do_not_apply() -> None:
+    runtime = {"Acme": layer({"shards": 5})}
+    assert resolve(service(), runtime, ACME).shards == 1
+
+
+def test_empty_processor_list_switches_generation_off() -> None:
+    assert not effective(defaults={"processors": ALL}, tenant={"processors": []}).is_generating
+    assert effective(defaults={"processors": ALL}, tenant={"processors": None}).is_generating
+
+
+def test_processor_lists_replace_each_other() -> None:
+    settings = effective(defaults={"processors": ALL}, tenant={"processors": ["service-graphs"]})
+    assert settings.span_metrics is None
+    assert settings.service_graphs is not None
+
+
+def test_intrinsic_dimensions_resolve_one_by_one() -> None:
+    key = "processor.span_metrics.intrinsic_dimensions"
+    static = "metrics_generator: {processor: {span_metrics: {intrinsic_dimensions: {service: false}}}}"
+    settings = effective(
+        static,
+        defaults={"processors": ALL} | nested(key, {"status_message": True, "span_kind": True}),
+        wildcard=nested(key, {"status_code": False}),
+        tenant=nested(key, {"span_kind": False}),
+    )
+    assert settings.span_metrics is not None
+    assert settings.span_metrics.intrinsic_dimensions.model_dump() == {
+        "service": False,
+        "span_name": True,
+        "span_kind": False,
+        "status_code": False,
+        "status_message": True,
+    }
+    assert {
+        name: settings.provenance[f"metrics_generator.{key}.{name}"]
+        for name in type(settings.span_metrics.intrinsic_dimensions).model_fields
+    } == {
+        "service": "static",
+        "span_name": "builtin",
+        "span_kind": "tenant",
+        "status_code": "wildcard",
+        "status_message": "defaults",
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "span_metrics", "service_graphs"),
+    [
+        (["span-metrics"], (True, True, True), None),
+        (["span-metrics", "span-metrics-count"], (True, True, True), None),
+        (["span-metrics-count"], (True, False, False), None),
+        (["span-metrics-latency"], (False, True, False), None),
+        (["span-metrics-size"], (False, False, True), None),
+        (["span-metrics-size", "span-metrics-count"], (True, False, True), None),
+        (["service-graphs"], None, (True, True)),
+        (["service-graphs-latency", "service-graphs"], None, (True, True)),
+        (["service-graphs-request"], None, (True, False)),
+        (["service-graphs-latency"], None, (False, True)),
+        (["service-graphs-latency", "service-graphs-request"], None, (True, True)),
+        (["service-graphs", "service-graphs", "span-metrics-count"], (True, False, False), (True, True)),
+    ],
+)
+def test_sub_names_fold_into_their_parent(
+    names: list[str], span_metrics: tuple[bool, bool, bool] | None, service_graphs: tuple[bool, bool] | None
+) -> None:
+    settings = effective(tenant={"processors": names})
+    spans, graphs = settings.span_metrics, settings.service_graphs
+    assert (spans and (spans.count, spans.latency, spans.size)) == span_metrics
+    assert (graphs and (graphs.request, graphs.latency)) == service_graphs
+
+
+@pytest.mark.parametrize("name", ["span-metrics-count", "span-metrics-latency"])
+def test_sub_names_keep_configured_buckets(name: str) -> None:
+    settings = effective(STATIC, tenant={"processors": [name]})
+    assert settings.span_metrics is not None
+    assert settings.span_metrics.histogram_buckets == (1.0,)
+
+
+def test_listed_twice_is_listed_once() -> None:
+    assert layer({"processors": ["span-metrics", *ALL]}).metrics_generator.processors == tuple(ALL)
+
+
+# Labels, endpoints and headers
+
+
+def test_tenant_id_is_injected_over_external_labels() -> None:
+    text = "metrics_generator: {registry: {external_labels: {z: '1', org: x, a: ''}, inject_tenant_id_as: org}}"
+    settings = effective(text)
+    assert settings.external_labels == (("a", ""), ("org", "acme"), ("z", "1"))
+    assert settings.provenance["metrics_generator.registry.inject_tenant_id_as"] == "static"
+
+
+def test_own_endpoints_replace_the_static_list() -> None:
+    static = "remote_write: [{url: 'http://static/', name: static}]"
+    assert [e.name for e in effective(static).remote_write] == ["static"]
+    own = effective(static, tenant={"remote_write": [{"url": "http://own/", "name": "own"}]})
+    assert [e.name for e in own.remote_write] == ["own"]
+    assert own.provenance["metrics_generator.remote_write"] == "tenant"
+    assert effective(static, tenant={"remote_write": []}).remote_write == ()
+
+
+def test_every_effective_endpoint_has_a_name() -> None:
+    (endpoint,) = effective("remote_write: [{url: 'http://static/'}]").remote_write
+    assert endpoint.name
+
+
+def sent(settings: TenantSettings) -> dict[str, str]:
+    (endpoint,) = settings.remote_write
+    return {name: value.get_secret_value() for name, value in endpoint.headers.items()}
+
+
+@pytest.mark.parametrize(
+    ("switches", "static", "own", "expected"),
+    [
+        ("multitenancy_enabled: true", {}, {}, {"X-Scope-OrgID": "acme"}),
+        ("multitenancy_enabled: false", {}, {}, {}),
+        ("multitenancy_enabled: true\nremote_write_add_org_id_header: false", {}, {}, {}),
+        ("multitenancy_enabled: true", {}, {"x-scope-orgid": "mapped"}, {"x-scope-orgid": "mapped"}),
+        ("multitenancy_enabled: true", {"X-SCOPE-ORGID": "mapped"}, {}, {"X-SCOPE-ORGID": "mapped"}),
+        ("multitenancy_enabled: true", {"x-scope-orgid": ""}, {}, {"X-Scope-OrgID": "acme"}),
+        (
+            "multitenancy_enabled: true",
+            {"X-Scope-OrgID": "static"},
+            {"x-scope-orgid": "mapped"},
+            {"x-scope-orgid": "mapped"},
+        ),
+        ("", {"authorization": "a", "X-A": "1"}, {"Authorization": "b"}, {"Authorization": "b", "X-A": "1"}),
+        ("", {"X-Scope-OrgID": "kept"}, {}, {"X-Scope-OrgID": "kept"}),
+    ],
+)
+def test_headers_merge_without_regard_to_case(
+    switches: str, static: dict[str, str], own: dict[str, str], expected: dict[str, str]
+) -> None:
+    text = switches + "\n" + yaml.safe_dump({"remote_write": [{"url": "http://h/", "headers": static}]})
+    assert sent(effective(text, tenant={"remote_write_headers": own})) == expected
+
+
+def test_headers_go_over_own_endpoints_too_and_replace_weaker_layers_whole() -> None:
+    settings = effective(
+        wildcard={"remote_write_headers": {"X-Wild": "w"}},
+        tenant={
+            "remote_write": [{"url": "http://h/", "headers": {"X-A": "1"}}],
+            "remote_write_headers": {"X-B": "2"},
+        },
+    )
+    assert sent(settings) == {"X-A": "1", "X-B": "2"}
+
+
+# As values
+
+
+def rich() -> TenantSettings:
+    return effective(
+        STATIC,
+        tenant={"processors": ALL, "remote_write_headers": {"Authorization": SECRET}},
+    )
+
+
+def test_settings_pickle_and_never_show_secrets() -> None:
+    settings = rich()
+    copy = pickle.loads(pickle.dumps(settings))
+    assert copy == settings
+    assert copy.provenance == settings.provenance
+    assert sent(copy)["Authorization"] == SECRET
+    assert SECRET not in repr(settings) + str(settings)
+
+
+def test_settings_are_equal_whatever_layer_the_values_come_from() -> None:
+    from_defaults = effective(defaults={"processors": ALL, "shards": 2})
+    from_tenant = effective(tenant={"processors": ALL, "shards": 2})
+    assert from_defaults == from_tenant
+    assert from_defaults.provenance != from_tenant.provenance
+    assert from_tenant != effective(tenant={"processors": ALL, "shards": 3})
+
+
+def test_changed_secret_is_a_change() -> None:
+    assert rich() == rich()
+    other = effective(STATIC, tenant={"processors": ALL, "remote_write_headers": {"Authorization": "other"}})
+    assert rich() != other

@@ -1,0 +1,164 @@
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import structlog
+
+from tenants.endpoint.batch import Batch
+from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.http_client import new_client
+from tenants.endpoint.surroundings import Surroundings
+from tenants.endpoint.tenant_endpoint import TenantEndpoint
+from tests.unit.fake_clock import START_MS, FakeClock
+from tests.unit.receiver import Hang, Hold, Receiver
+from tests.unit.waiting import until
+
+
+@pytest.fixture
+async def around() -> AsyncIterator[Surroundings]:
+    async with new_client() as client:
+        yield Surroundings(client, FakeClock(), random.Random(7), "1.2.3")
+
+
+def batch(number: int) -> Batch:
+    return Batch(b"batch %d" % number, samples=10, exemplars=0, series=5, timestamp_ms=START_MS + number)
+
+
+def with_token(url: str, token: str, name: str = "") -> EndpointConfig:
+    return EndpointConfig(url, name=name, headers=(("Authorization", token),))
+
+
+def tokens(receiver: Receiver) -> list[str | None]:
+    return [request.header("Authorization") for request in receiver.requests]
+
+
+@asynccontextmanager
+async def serving(
+    configs: Sequence[EndpointConfig], around: Surroundings, *, retire_deadline_s: float = 10
+) -> AsyncIterator[TenantEndpoint]:
+    endpoint = TenantEndpoint("acme", configs, around, retire_deadline_s=retire_deadline_s)
+    endpoint.start()
+    try:
+        yield endpoint
+    finally:
+        await endpoint.close()
+
+
+async def test_every_endpoint_gets_every_batch_and_a_dead_one_holds_up_nobody(around: Surroundings) -> None:
+    async with Receiver() as one, Receiver() as two, Receiver(otherwise=Hang()) as dead:
+        configs = [EndpointConfig(each.url, name=name) for each, name in ((one, "1"), (dead, "x"), (two, "2"))]
+        async with serving(configs, around) as endpoint:
+            endpoint.submit([batch(1), batch(2)])
+            endpoint.submit([batch(3)])
+            await one.wait_for_requests(3)
+            await two.wait_for_requests(3)
+            await until(lambda: sum(each.samples_sent for each in endpoint.snapshot().endpoints) == 60)
+            assert not await endpoint.drain(0.05)
+            snapshot = endpoint.snapshot()
+    assert one.bodies == two.bodies == [b"batch 1", b"batch 2", b"batch 3"]
+    assert [(each.endpoint, each.samples_sent, each.pending_samples) for each in snapshot.endpoints] == [
+        ("1", 30, 0),
+        ("x", 0, 30),
+        ("2", 30, 0),
+    ]
+
+
+async def test_without_endpoint_samples_are_counted_as_discarded_and_this_is_said_once(
+    around: Surroundings,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with serving([], around) as endpoint:
+            endpoint.submit([])
+            assert logs == []
+            for number in range(3):
+                endpoint.submit([batch(number), batch(number)])
+                endpoint.reconfigure([])
+            assert await endpoint.drain(0)
+            assert endpoint.snapshot().samples_discarded == {"no_endpoint": 60}
+    assert [line["event"] for line in logs] == ["tenant has no remote_write endpoint, its samples are discarded"]
+
+
+async def test_unchanged_and_changed_endpoints_keep_their_queues(around: Surroundings) -> None:
+    async with Receiver([Hold()]) as same, Receiver([Hold()]) as changed, Receiver() as new:
+        before = [with_token(same.url, "a"), with_token(changed.url, "b")]
+        async with serving(before, around) as endpoint:
+            endpoint.submit([batch(1), batch(2)])
+            await same.wait_for_requests(1)
+            await changed.wait_for_requests(1)
+            endpoint.reconfigure(
+                [with_token(new.url, "c"), with_token(changed.url, "rotated"), with_token(same.url, "a")]
+            )
+            endpoint.submit([batch(3)])
+            same.release()
+            changed.release()
+            assert await endpoint.drain(10)
+            snapshot = endpoint.snapshot()
+    assert same.bodies == changed.bodies == [b"batch 1", b"batch 2", b"batch 3"]
+    assert new.bodies == [b"batch 3"]
+    assert tokens(same) == ["a"] * 3
+    assert tokens(changed) == ["b", "rotated", "rotated"]
+    assert [each.endpoint for each in snapshot.endpoints] == [new.url, changed.url, same.url]
+    assert snapshot.retiring == ()
+
+
+async def test_removed_endpoint_sends_what_waited_and_nothing_newer(around: Surroundings) -> None:
+    async with Receiver([Hold()]) as removed, Receiver() as kept:
+        configs = [with_token(removed.url, "a"), with_token(kept.url, "b")]
+        async with serving(configs, around) as endpoint:
+            endpoint.submit([batch(1), batch(2)])
+            await removed.wait_for_requests(1)
+            endpoint.reconfigure(configs[1:])
+            endpoint.submit([batch(3)])
+            assert [each.pending_samples for each in endpoint.snapshot().retiring] == [20]
+            assert not await endpoint.drain(0.05)
+            removed.release()
+            assert await endpoint.drain(10)
+    assert removed.bodies == [b"batch 1", b"batch 2"]
+    assert kept.bodies == [b"batch 1", b"batch 2", b"batch 3"]
+
+
+async def test_removed_endpoint_that_does_not_drain_is_closed_at_the_deadline(around: Surroundings) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with Receiver(otherwise=Hang()) as removed:
+            config = EndpointConfig(removed.url)
+            async with serving([config], around, retire_deadline_s=0.1) as endpoint:
+                endpoint.submit([batch(1), batch(2)])
+                endpoint.reconfigure([])
+                assert await endpoint.drain(5)  # given up, not sent
+                await until(lambda: not endpoint.snapshot().retiring)
+                assert endpoint.snapshot().endpoints == ()
+    assert [line["samples"] for line in logs if "unsent" in line["event"]] == [20]
+
+
+async def test_of_two_endpoints_with_one_url_the_one_with_the_same_settings_is_kept(
+    around: Surroundings,
+) -> None:
+    async with Receiver() as receiver:
+        first, second = with_token(receiver.url, "first"), with_token(receiver.url, "second")
+        async with serving([first], around) as endpoint:
+            endpoint.submit([batch(1)])
+            endpoint.reconfigure([first, second])
+            endpoint.submit([batch(2)])
+            assert await endpoint.drain(10)
+            assert [each.samples_sent for each in endpoint.snapshot().endpoints] == [20, 10]
+            endpoint.reconfigure([second])
+            assert [each.samples_sent for each in endpoint.snapshot().endpoints] == [10]
+
+
+async def test_close_counts_and_stops_the_retiring_too(around: Surroundings) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with Receiver(otherwise=Hang()) as one, Receiver(otherwise=Hang()) as two:
+            configs = [EndpointConfig(one.url), EndpointConfig(two.url)]
+            async with serving(configs, around) as endpoint:
+                endpoint.submit([batch(1)])
+                await one.wait_for_requests(1)
+                endpoint.reconfigure(configs[1:])
+                async with asyncio.timeout(2):
+                    await endpoint.close()
+                (counters,) = endpoint.snapshot().endpoints
+                assert endpoint.snapshot().retiring == ()
+                await endpoint.close()
+    assert counters.samples_failed == {"closed": 10}
+    assert len([line for line in logs if "unsent" in line["event"]]) == 2
