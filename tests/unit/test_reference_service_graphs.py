@@ -447,9 +447,9 @@ def test_messaging_latency_is_observed_only_if_positive(implementation: Any, gap
 
 @pytest.mark.parametrize(("late_ns", "expired"), [(-1, {}), (0, {"SPAN_KIND_CLIENT": 1})])
 def test_edge_expires_exactly_when_its_wait_is_over(implementation: Any, late_ns: int, expired: dict[str, int]) -> None:
-    tenant = implementation(plan(service_graphs=service_graphs_plan(wait_s=2.5)))
+    tenant = implementation(plan(service_graphs=service_graphs_plan(wait_s=1.001)))
     tenant.push(request(PAIR_CLIENT), MYTH_NS)
-    tenant.flush(MYTH_NS + 2_500_000_000 + late_ns)
+    tenant.flush(MYTH_NS + 1_001_000_000 + late_ns)
     assert tenant.expired_edges == expired
 
 
