@@ -77,10 +77,13 @@ impl Hash for EdgeKey {
 impl EdgeKey {
     /// Build the key from raw ids of at most 16 and 8 bytes.
     pub fn new(trace_id: &[u8], span_id: &[u8]) -> Self {
-        let mut span = [0; 8];
-        for (to, from) in span.iter_mut().zip(span_id) {
-            *to = *from;
-        }
+        let span = <[u8; 8]>::try_from(span_id).unwrap_or_else(|_| {
+            let mut padded = [0; 8];
+            for (to, from) in padded.iter_mut().zip(span_id) {
+                *to = *from;
+            }
+            padded
+        });
         Self {
             trace: trace_number(trace_id),
             span,

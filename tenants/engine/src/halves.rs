@@ -21,7 +21,7 @@ struct Half {
 /// Numbers for halves.
 #[derive(Debug, Default)]
 pub struct Halves {
-    halves: Vec<Option<Half>>,
+    known: Vec<Option<Half>>,
     free: Vec<u32>,
     numbers: HashMap<Box<[u8]>, u32>,
     overlays: HashMap<(u32, u32), u32>,
@@ -44,11 +44,11 @@ impl Halves {
             used_at_ns: now_ns,
         });
         let number = if let Some(number) = self.free.pop() {
-            self.halves[number as usize] = half;
+            self.known[number as usize] = half;
             number
         } else {
-            self.halves.push(half);
-            self.halves.len() as u32 - 1
+            self.known.push(half);
+            self.known.len() as u32 - 1
         };
         self.numbers.insert(bytes.into(), number);
         Some(number)
@@ -69,14 +69,14 @@ impl Halves {
 
     #[inline]
     fn touch(&mut self, number: u32, now_ns: u64) {
-        if let Some(Some(half)) = self.halves.get_mut(number as usize) {
+        if let Some(Some(half)) = self.known.get_mut(number as usize) {
             half.used_at_ns = now_ns;
         }
     }
 
     /// What a number stands for.
     pub fn bytes(&self, number: u32) -> &[u8] {
-        match self.halves.get(number as usize) {
+        match self.known.get(number as usize) {
             Some(Some(half)) => &half.bytes,
             _ => &[],
         }
@@ -85,18 +85,18 @@ impl Halves {
     /// Whether both services are named.
     #[inline]
     pub fn is_complete(&self, number: u32) -> bool {
-        matches!(self.halves.get(number as usize), Some(Some(half)) if half.is_complete)
+        matches!(self.known.get(number as usize), Some(Some(half)) if half.is_complete)
     }
 
     /// Forget halves not used since `before_ns`, but for those `in_use`.
     pub fn retire(&mut self, before_ns: u64, in_use: impl Iterator<Item = u32>) {
-        let mut is_kept = vec![false; self.halves.len()];
+        let mut is_kept = vec![false; self.known.len()];
         for number in in_use {
             if let Some(kept) = is_kept.get_mut(number as usize) {
                 *kept = true;
             }
         }
-        for (number, (slot, is_kept)) in self.halves.iter_mut().zip(is_kept).enumerate() {
+        for (number, (slot, is_kept)) in self.known.iter_mut().zip(is_kept).enumerate() {
             if !is_kept
                 && slot.as_ref().is_some_and(|half| half.used_at_ns < before_ns)
                 && let Some(half) = slot.take()
@@ -111,14 +111,9 @@ impl Halves {
 
     /// Bytes held, for the state gauge.
     pub fn state_bytes(&self) -> usize {
-        let texts: usize = self
-            .halves
-            .iter()
-            .flatten()
-            .map(|half| 2 * half.bytes.len())
-            .sum();
+        let texts: usize = self.known.iter().flatten().map(|half| 2 * half.bytes.len()).sum();
         texts
-            + self.halves.capacity() * size_of::<Option<Half>>()
+            + self.known.capacity() * size_of::<Option<Half>>()
             + self.numbers.capacity() * (size_of::<(Box<[u8]>, u32)>() + 1)
             + self.overlays.capacity() * (size_of::<(u32, u32, u32)>() + 1)
     }

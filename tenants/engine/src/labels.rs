@@ -100,10 +100,10 @@ impl<'a> Labels<'a> {
     /// Whether every name and value of a set made by [`put_label`] is UTF-8 (processors §0.5 step 5).
     #[inline]
     pub fn is_valid(self) -> bool {
-        self.0.is_ascii() || self.is_valid_throughout()
+        self.0.is_ascii() || self.has_only_utf8()
     }
 
-    fn is_valid_throughout(mut self) -> bool {
+    fn has_only_utf8(mut self) -> bool {
         while !self.0.is_empty() {
             let Some((name, value)) = self.next() else {
                 return false;

@@ -404,11 +404,11 @@ fn greatest_ns_within(bound: f64) -> u64 {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
-pub mod tests {
+mod tests {
     use super::*;
 
     /// The default settings of both processors, with a few fields replaced.
-    pub fn settings(replace: &[(&str, serde_json::Value)]) -> Settings {
+    fn settings(replace: &[(&str, serde_json::Value)]) -> Settings {
         let mut json = serde_json::json!({
             "span_metrics": {
                 "count": true, "latency": true, "size": true,

@@ -3,6 +3,8 @@
 //! The GIL is released in one place, [`detached`]. A panic becomes a Python exception at this boundary and poisons only
 //! the object it happened in.
 
+#![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 

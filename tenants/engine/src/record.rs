@@ -33,27 +33,20 @@ impl ShardCounters {
     const LEN: usize = 9;
 
     fn to_array(self) -> [u64; Self::LEN] {
-        let [a, b, c, d, e, f] = self.expired_edges;
-        [
-            self.edges,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            self.dropped_spans,
-            self.invalid_utf8_edges,
-        ]
+        let mut array = [0; Self::LEN];
+        array[..6].copy_from_slice(&self.expired_edges);
+        array[6..].copy_from_slice(&[self.edges, self.dropped_spans, self.invalid_utf8_edges]);
+        array
     }
 
     fn from_array(array: [u64; Self::LEN]) -> Self {
-        let [edges, a, b, c, d, e, f, dropped_spans, invalid_utf8_edges] = array;
+        let mut expired_edges = [0; 6];
+        expired_edges.copy_from_slice(&array[..6]);
         Self {
-            edges,
-            expired_edges: [a, b, c, d, e, f],
-            dropped_spans,
-            invalid_utf8_edges,
+            edges: array[6],
+            expired_edges,
+            dropped_spans: array[7],
+            invalid_utf8_edges: array[8],
         }
     }
 

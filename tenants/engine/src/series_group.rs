@@ -305,11 +305,11 @@ impl SeriesGroup {
     ) -> u32 {
         let bit = 1u8 << index;
         let cost = cost(family, &self.shape);
-        if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
-            if entity.admitted & bit != 0 || self.overflow == Some(number) || budget.admit(cost) {
-                entity.admitted |= bit;
-                return number;
-            }
+        if let Some(Some(entity)) = self.entities.get_mut(number as usize)
+            && (entity.admitted & bit != 0 || self.overflow == Some(number) || budget.admit(cost))
+        {
+            entity.admitted |= bit;
+            return number;
         }
         let overflow = self.overflow.unwrap_or_else(|| {
             let number = self.entity(&overflow_labels(), now_ms);

@@ -180,13 +180,12 @@ impl<'a> Splitter<'a, '_> {
     }
 
     fn is_admitted(&mut self, span: &Span<'_>) -> bool {
-        let is_id = |id: &[u8], length| id.len() == length && id.iter().any(|byte| *byte != 0);
         if self.options.strict_ids {
-            if !is_id(span.trace_id, TRACE_ID_LEN) {
+            if span.trace_id.len() != TRACE_ID_LEN || span.trace_id == [0; TRACE_ID_LEN] {
                 self.split.invalid_trace_ids += 1;
                 return false;
             }
-            if !is_id(span.span_id, SPAN_ID_LEN) {
+            if span.span_id.len() != SPAN_ID_LEN || span.span_id == [0; SPAN_ID_LEN] {
                 self.split.invalid_span_ids += 1;
                 return false;
             }

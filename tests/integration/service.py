@@ -1,0 +1,264 @@
+"""The service as its operator runs it: ``millrace serve`` as a child process, with a folder and ports of its own.
+
+Sees nothing but what an operator sees: exit code, log, HTTP port, processes. Every process of a service shares one
+session, which tells them apart from those of other services on the machine.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.demo.ports import free_port
+from tests.integration.waiting import eventually
+
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 45.0
+_SETTINGS_TIMEOUT_S = 20.0
+
+Labels = frozenset[tuple[str, str]]
+
+# Fast where the defaults would make tests wait. Halves of an edge stay apart for less than `wait`, even on a busy
+# machine; edges that must expire make a test wait so long.
+_QUICK: Mapping[str, Any] = {
+    "multitenancy_enabled": True,
+    "overrides": {"per_tenant_override_period": "100ms"},
+    "metrics_generator": {
+        "registry": {"collection_interval": "1s", "inject_tenant_id_as": "tenant"},
+        "processor": {"service_graphs": {"wait": "4s"}},
+    },
+    "cluster": {"shard_hosts": 2, "flush_interval": "200ms"},
+    "log": {"format": "json"},
+}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the values of ``over``, mapping by mapping."""
+    both = {key: merged(base[key], over[key]) for key in over if isinstance(base.get(key), dict)}
+    return {**base, **over, **both}
+
+
+class MillraceProcess:
+    """One ``millrace serve`` and everything that it starts. An asynchronous context manager; or call the methods.
+
+    Attributes:
+        ready_answers: statuses of ``/ready`` from the first answer to the first 200, without repeats.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            config: over settings that make tests quick; addresses that are not given are free ones.
+            overrides: entries of the runtime file, by tenant.
+        """
+        # Short: sockets below it have paths of at most 107 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="mr-"))
+        self.runtime_file = self.folder / "runtime.yaml"
+        self.http_port = free_port()
+        self.ready_answers: list[int] = []
+        self._overrides = dict(overrides or {})
+        self._write_runtime_file(json.dumps({"overrides": self._overrides}))
+        own = {
+            "data_dir": str(self.folder / "data"),
+            "listen": {
+                "otlp_grpc": "127.0.0.1:0",
+                "otlp_http": "127.0.0.1:0",
+                "http": f"127.0.0.1:{self.http_port}",
+            },
+            "overrides": {"per_tenant_override_config": str(self.runtime_file)},
+        }
+        self._config = merged(merged(_QUICK, own), config or {})
+        self._child: subprocess.Popen[bytes] | None = None
+        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=20)
+        self._gateway_ports = {"otlp_grpc": 0, "otlp_http": 0}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def grpc_port(self) -> int:
+        """Where it takes OTLP/gRPC."""
+        return self._gateway_ports["otlp_grpc"]
+
+    @property
+    def otlp_http_port(self) -> int:
+        """Where it takes OTLP/HTTP."""
+        return self._gateway_ports["otlp_http"]
+
+    @property
+    def log(self) -> str:
+        """Everything that it wrote to standard output and error."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.launch()
+        await eventually(self._is_ready, READY_TIMEOUT_S, lambda: f"the service is not ready:\n{self.log}")
+        (ports,) = (await self.status())["gateways"].values()
+        self._gateway_ports = ports
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
+        path = self.folder / "millrace.yaml"
+        path.write_text(json.dumps(self._config))
+        self.run("serve", "--config", str(path))
+
+    def run(self, *arguments: str) -> None:
+        """Run the command line with these arguments, as any user would."""
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"RAY_TMPDIR": str(self.folder), "COLUMNS": "400"},
+                start_new_session=True,
+            )
+
+    def terminate(self) -> None:
+        """Ask it to drain and end, and wait for nothing."""
+        self._running().send_signal(signal.SIGTERM)
+
+    async def exit_code(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Wait until it has ended by itself."""
+        try:
+            return await asyncio.to_thread(self._running().wait, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the service did not end within {timeout_s} s:\n{self.log}") from None
+
+    async def stop(self) -> None:
+        """Drain and end it; kill what is left after a while, and remove its folder. Can be repeated."""
+        if self._child is not None:
+            if self._child.poll() is None:
+                self.terminate()
+                with contextlib.suppress(AssertionError):
+                    await self.exit_code()
+            for process in self.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            await asyncio.to_thread(self._child.wait)
+        await self._client.aclose()
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """All its processes that are alive, those without a parent too."""
+        session, alive = self._running().pid, []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+        return alive
+
+    def actors(self, class_name: str) -> list[psutil.Process]:
+        """The processes of one class of actors; Ray gives them its name as title."""
+        title = f"ray::{class_name}"
+        return [process for process in self.processes() if _title(process).partition(".")[0].strip() == title]
+
+    async def get(self, path: str) -> httpx.Response:
+        """Ask its HTTP port."""
+        return await self._client.get(path)
+
+    async def status(self) -> dict[str, Any]:
+        """What ``/status`` says."""
+        document: dict[str, Any] = (await self.get("/status")).raise_for_status().json()
+        return document
+
+    async def metrics(self) -> dict[str, dict[Labels, float]]:
+        """The samples of ``/metrics``, by name."""
+        text = (await self.get("/metrics")).raise_for_status().text
+        samples: dict[str, dict[Labels, float]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+        return samples
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over all series with these labels; 0 if there is none."""
+        series = (await self.metrics()).get(name, {})
+        return sum(value for key, value in series.items() if labels.items() <= dict(key).items())
+
+    async def put_tenants(self, **entries: Mapping[str, Any]) -> None:
+        """Add or change tenants' ``metrics_generator`` in the runtime file; wait until every actor knows."""
+        self._overrides |= {tenant: {"metrics_generator": entry} for tenant, entry in entries.items()}
+        await self.put_runtime_file(json.dumps({"overrides": self._overrides}))
+
+    async def put_runtime_file(self, text: str) -> None:
+        """Replace the runtime file by a good one; wait until every actor knows."""
+        self._write_runtime_file(text)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+
+        async def is_in_force() -> bool:
+            overrides = (await self.status())["overrides"]
+            versions = (await self.metrics())["millrace_settings_version"]
+            return overrides["sha256"] == sha256 and set(versions.values()) == {float(overrides["version"])}
+
+        await eventually(is_in_force, _SETTINGS_TIMEOUT_S, lambda: f"the settings are not in force:\n{self.log}")
+
+    def break_runtime_file(self, text: str) -> None:
+        """Replace the runtime file by one that will be refused; :meth:`put_tenants` repairs it."""
+        self._write_runtime_file(text)
+
+    async def logged(self, event: str, is_it: Callable[[dict[str, Any]], bool] = lambda line: True) -> dict[str, Any]:
+        """Wait for a line of the log, and return the newest such."""
+
+        def lines() -> list[dict[str, Any]]:
+            return [line for line in self.events if line["event"] == event and is_it(line)]
+
+        await eventually(lines, 20, lambda: f"no line {event!r} in the log:\n{self.log}")
+        return lines()[-1]
+
+    async def _is_ready(self) -> bool:
+        assert self._running().poll() is None, f"the service ended:\n{self.log}"
+        try:
+            status = (await self.get("/ready")).status_code
+        except httpx.TransportError:
+            return False
+        if self.ready_answers[-1:] != [status]:
+            self.ready_answers.append(status)
+        return status == 200
+
+    def _write_runtime_file(self, text: str) -> None:
+        # By renaming, so that half a file is never read.
+        draft = self.runtime_file.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(self.runtime_file)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._child is not None, "not started"
+        return self._child
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
