@@ -101,7 +101,7 @@ pub enum LabelSource {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "switches, named as in the settings")]
 pub struct ServiceGraphPlan {
-    /// Watched attributes that fill the dimension slots.
+    /// Watched attributes that fill the dimension slots; without prefixes `virtual_node` is the last, when enabled.
     pub dimensions: Vec<usize>,
     /// Label names of the dimension slots; with prefixes first all client slots, then all server slots.
     pub dimension_labels: Vec<Vec<u8>>,
@@ -129,6 +129,8 @@ pub struct ServiceGraphPlan {
     pub messaging: bool,
     /// Latency buckets.
     pub bounds: Bounds,
+    /// Longest label value in bytes; 0: no limit.
+    pub max_value_len: usize,
 }
 
 /// The upper bounds of a classic histogram, +Inf left out.
@@ -157,7 +159,9 @@ impl Plan {
         let service_graphs = settings
             .service_graphs
             .as_ref()
-            .map(|processor| ServiceGraphPlan::compile(processor, name_limit, &mut watch))
+            .map(|processor| {
+                ServiceGraphPlan::compile(processor, name_limit, settings.max_label_value_length, &mut watch)
+            })
             .transpose()?;
         let slack_s = duration_s(
             "ingestion_time_range_slack_s",
@@ -291,6 +295,7 @@ impl ServiceGraphPlan {
     fn compile(
         settings: &ServiceGraphSettings,
         name_limit: usize,
+        value_limit: usize,
         watch: &mut Watch,
     ) -> Result<Self, PlanError> {
         let prefixed = settings.enable_client_server_prefix;
@@ -305,7 +310,11 @@ impl ServiceGraphPlan {
         }
         let mut numbers =
             |keys: &[String]| -> Vec<usize> { keys.iter().map(|key| watch.number(key)).collect() };
-        let dimensions = numbers(&settings.dimensions);
+        let mut dimensions = numbers(&settings.dimensions);
+        if settings.enable_virtual_node_label && !prefixed {
+            // Without prefixes the label is a dimension like any other: an attribute of its name fills it too.
+            dimensions.extend(numbers(&["virtual_node".to_owned()]));
+        }
         let peers = numbers(&settings.peer_attributes);
         let databases = numbers(&settings.database_name_attributes);
         let database_servers = [
@@ -333,6 +342,7 @@ impl ServiceGraphPlan {
             latency: settings.latency,
             messaging: settings.enable_messaging_system_latency_histogram,
             bounds: Bounds::new("service_graphs.histogram_buckets", &settings.histogram_buckets)?,
+            max_value_len: value_limit,
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::frame::{EdgeRow, Frame};
 use crate::group::{Group, NO_ENTITY, Shape};
 use crate::half;
 use crate::halves::Halves;
-use crate::labels::{Labels, label_set};
+use crate::labels::{Labels, label_set, truncate};
 use crate::plan::ServiceGraphPlan;
 use crate::record::ShardCounters;
 use crate::span::{CLIENT, CONSUMER, PRODUCER};
@@ -284,9 +284,14 @@ fn edge_labels(half: &[u8], connection: Connection, plan: &ServiceGraphPlan) -> 
         let missing: &[u8] = match connection {
             Connection::VirtualClient => b"client",
             Connection::VirtualServer => b"server",
-            _ => b"",
+            _ if plan.prefixed => b"",
+            _ => text(half::DIMENSIONS + plan.dimension_labels.len()),
         };
         pairs.push((label, missing));
+    }
+    // The texts of halves were cut on their way in; this cuts those that are made here.
+    for (_, text) in &mut pairs {
+        *text = truncate(text, plan.max_value_len);
     }
     label_set(pairs)
 }

@@ -336,18 +336,24 @@ impl<'a> Splitter<'a, '_> {
         let Some(fallback) = processor.databases.iter().find_map(|number| self.find(*number)) else {
             return false;
         };
+        let limit = self.plan.max_value_len;
         let [peer_service, server_address, network_address, network_port] = processor.database_servers;
-        let mut name = fallback.text().into_owned();
         if let Some(named) = self.find(peer_service).or_else(|| self.find(server_address)) {
-            name = named.text().into_owned();
+            half.put(half::SERVER, truncate(&named.text(), limit));
         } else if let Some(address) = self.find(network_address) {
-            name = address.text().into_owned();
+            let mut name = address.text().into_owned();
             if let Some(port) = self.find(network_port) {
                 name.push(b':');
                 name.extend_from_slice(&port.text());
             }
+            half.put(half::SERVER, truncate(&name, limit));
+        } else {
+            // Alone among these, an empty fallback does not wipe out what the server's own span said.
+            let name = fallback.text();
+            if !name.is_empty() {
+                half.put(half::SERVER, truncate(&name, limit));
+            }
         }
-        half.put(half::SERVER, truncate(&name, self.plan.max_value_len));
         true
     }
 }
