@@ -1,6 +1,6 @@
 """What all tests share: how hard Hypothesis tries, and the two implementations of the processors.
 
-``HYPOTHESIS_PROFILE=thorough pytest ...`` tries 30 times as many examples as ``quick``, the default.
+``HYPOTHESIS_PROFILE=thorough pytest ...`` tries ten times as many examples as ``quick``, the default.
 """
 
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.engine_driver import EngineDriver
 
 settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=3000, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

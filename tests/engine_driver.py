@@ -63,6 +63,11 @@ class EngineDriver:
         """Spans that found the edge buffer of their shard full."""
         return self.registry.stats()["dropped_spans"]
 
+    @property
+    def invalid_edges(self) -> int:
+        """Edges lost because a label is not UTF-8."""
+        return self.registry.stats()["invalid_utf8_edges"]
+
     def push(self, request: Message | bytes, now_ns: int) -> None:
         """Split one request as a gateway does, and have every shard concerned apply its frame."""
         self._advance(now_ns)

@@ -15,7 +15,7 @@ from tenants.settings.model import (
     UnsupportedText,
     not_supported,
 )
-from tenants.settings.scalars import AttributeNames, Buckets, Duration, between
+from tenants.settings.scalars import AttributeNames, Buckets, DimensionNames, Duration, between
 
 SPAN_METRICS_BUCKETS = tuple(0.002 * 2**n for n in range(14))
 SERVICE_GRAPHS_BUCKETS = tuple(0.1 * 2**n for n in range(8))
@@ -102,7 +102,7 @@ class SpanMetricsConfig(_SpanMetricsNotYet):
     intrinsic_dimensions: IntrinsicDimensions = Field(
         default=IntrinsicDimensions(), description="Which properties of a span become labels."
     )
-    dimensions: AttributeNames = Field(
+    dimensions: DimensionNames = Field(
         default=(), description="Attributes of resource or span that become labels (names)."
     )
 
@@ -125,7 +125,7 @@ class ServiceGraphsConfig(_ServiceGraphsNotYet):
         default=SERVICE_GRAPHS_BUCKETS,
         description="Upper bounds of the latency buckets, increasing (seconds).",
     )
-    dimensions: AttributeNames = Field(
+    dimensions: DimensionNames = Field(
         default=(), description="Attributes of resource or span that become labels of edges (names)."
     )
     peer_attributes: AttributeNames = Field(
@@ -176,7 +176,7 @@ class SpanMetricsOverrides(_SpanMetricsNotYet):
         default=IntrinsicDimensionsOverrides(),
         description="Which properties of a span become labels, key by key.",
     )
-    dimensions: AttributeNames | None = Field(
+    dimensions: DimensionNames | None = Field(
         default=None,
         description="Attributes of resource or span that become labels (names); replaces the list.",
     )
@@ -188,7 +188,7 @@ class ServiceGraphsOverrides(_ServiceGraphsNotYet):
     histogram_buckets: Buckets | None = Field(
         default=None, description="Upper bounds of the latency buckets, increasing (seconds)."
     )
-    dimensions: AttributeNames | None = Field(
+    dimensions: DimensionNames | None = Field(
         default=None, description="Attributes of resource or span that become labels of edges (names)."
     )
     peer_attributes: AttributeNames | None = Field(

@@ -153,6 +153,13 @@ def check_text(text: str) -> str:
     return text
 
 
+def _check_dimension(name: str) -> str:
+    # Series of one label set differ in these: as a dimension they would make two label sets one series.
+    if name in {"le", "__name__"}:
+        raise ValueError(f"the label {name} belongs to the metrics themselves; use another attribute")
+    return name
+
+
 def _check_attribute_name(name: str) -> str:
     if not name:
         raise ValueError("should be an attribute name, not an empty text")
@@ -221,5 +228,10 @@ LabelName = Annotated[str, AfterValidator(check_label_name)]
 Text = Annotated[str, AfterValidator(check_text)]
 AttributeNames = Annotated[
     tuple[Annotated[str, AfterValidator(_check_attribute_name)], ...], Field(max_length=64), Strict(False)
+]
+DimensionNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_attribute_name), AfterValidator(_check_dimension)], ...],
+    Field(max_length=64),
+    Strict(False),
 ]
 Buckets = Annotated[tuple[float, ...], Field(max_length=100), AfterValidator(_check_buckets), Strict(False)]

@@ -39,6 +39,7 @@ def assert_alike(model: ReferenceModel, engine: EngineDriver) -> None:
     assert engine.edges == model.edges
     assert engine.expired_edges == model.expired_edges
     assert engine.dropped_spans == model.dropped_spans
+    assert engine.invalid_edges == model.invalid_edges
 
 
 def compare(script: Script, engine: EngineDriver, model: ReferenceModel) -> None:

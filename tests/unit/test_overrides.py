@@ -610,3 +610,12 @@ def test_changed_secret_is_a_change() -> None:
     assert rich() == rich()
     other = effective(STATIC, tenant={"processors": ALL, "remote_write_headers": {"Authorization": "other"}})
     assert rich() != other
+
+
+@pytest.mark.parametrize("processor", ["span_metrics", "service_graphs"])
+@pytest.mark.parametrize("dimension", ["le", "__name__"])
+def test_a_dimension_that_tells_series_apart_is_refused(processor: str, dimension: str) -> None:
+    document = {"metrics_generator": {"processor": {processor: {"dimensions": ["region", dimension]}}}}
+    with pytest.raises(SettingsError, match=rf"{processor}\.dimensions\[1\].*the label {dimension} belongs") as refused:
+        validate(Overrides, document)
+    assert len(refused.value.faults) == 1

@@ -172,10 +172,10 @@ impl Plan {
             span_metrics,
             service_graphs,
             watch,
-            slack_ns: (slack_s * 1e9) as u64,
+            slack_ns: (slack_s * 1e9).round() as u64,
             trace_id_label: settings.trace_id_label_name.clone(),
             max_value_len: settings.max_label_value_length,
-            stale_ms: (stale_s * 1e3) as i64,
+            stale_ms: (stale_s * 1e3).round() as i64,
             max_active_series: settings.max_active_series,
         })
     }
@@ -244,6 +244,20 @@ fn label_name(name: &str, limit: usize) -> Vec<u8> {
     truncate(name.as_bytes(), limit).to_vec()
 }
 
+/// Labels that tell the series of one entity apart: an entity must not have them, or its series would be another's.
+const SERIES_LABELS: [&[u8]; 2] = [b"__name__", b"le"];
+
+fn dimension_name(path: &str, name: &str, limit: usize) -> Result<Vec<u8>, PlanError> {
+    let label = label_name(name, limit);
+    if label.is_empty() || SERIES_LABELS.contains(&label.as_slice()) {
+        return Err(PlanError {
+            path: path.to_owned(),
+            message: format!("a dimension cannot become the label {name:?}"),
+        });
+    }
+    Ok(label)
+}
+
 impl SpanMetricsPlan {
     fn compile(
         settings: &SpanMetricsSettings,
@@ -270,7 +284,8 @@ impl SpanMetricsPlan {
         for dimension in &settings.dimensions {
             let name = sanitize_protected(dimension, &SPAN_METRICS_RESERVED);
             let source = LabelSource::Attribute(watch.number(dimension));
-            added.push(SpanLabel::new(label_name(&name, name_limit), source));
+            let name = dimension_name("span_metrics.dimensions", &name, name_limit)?;
+            added.push(SpanLabel::new(name, source));
         }
         // A stable sort by name, then the last of equal names: processors §0.5 step 2.
         let mut labels: Vec<SpanLabel> = Vec::new();
@@ -305,7 +320,7 @@ impl ServiceGraphPlan {
             for dimension in &settings.dimensions {
                 let name = sanitize(&format!("{prefix}{dimension}"));
                 let name = sanitize_protected(&name, &SERVICE_GRAPH_RESERVED);
-                dimension_labels.push(label_name(&name, name_limit));
+                dimension_labels.push(dimension_name("service_graphs.dimensions", &name, name_limit)?);
             }
         }
         let mut numbers =
@@ -336,7 +351,7 @@ impl ServiceGraphPlan {
             peers,
             databases,
             database_servers,
-            wait_ns: (wait_s * 1e9) as u64,
+            wait_ns: (wait_s * 1e9).round() as u64,
             max_items: usize::try_from(settings.max_items).unwrap_or(usize::MAX),
             request: settings.request,
             latency: settings.latency,

@@ -1,6 +1,7 @@
 //! The gateway's half of the engine: walk one export request and project it onto the shards of its tenant.
 
 use crate::any_value::{AnyValue, Attribute};
+use crate::error::WireFault;
 use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
 use crate::half::{self, HalfBuilder};
 use crate::hash::{shard_of, trace_hash};
@@ -173,6 +174,9 @@ impl<'a> Splitter<'a, '_> {
             }
         })?;
         self.split.received_spans += 1;
+        if !self.options.strict_ids && !span.has_short_ids() {
+            return Err(parent.fault_in(WireFault::IdTooLong, "resource_spans.scope_spans.spans"));
+        }
         if self.is_admitted(&span) {
             self.project(&span);
         }
@@ -185,7 +189,8 @@ impl<'a> Splitter<'a, '_> {
                 self.split.invalid_trace_ids += 1;
                 return false;
             }
-            if span.span_id.len() != SPAN_ID_LEN || span.span_id == [0; SPAN_ID_LEN] {
+            let has_span_id = span.span_id.len() == SPAN_ID_LEN && span.span_id != [0; SPAN_ID_LEN];
+            if !has_span_id || !span.has_short_ids() {
                 self.split.invalid_span_ids += 1;
                 return false;
             }
