@@ -26,7 +26,7 @@ import psutil
 from bench.report import print_result
 from bench.shapes import SHAPES, SPANS_PER_REQUEST, Shape
 from cluster.demo.memory import uncompress
-from cluster.demo.ports import free_port
+from cluster.demo.ports import free_ports
 from cluster.demo.write_request import read_write_request
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -76,7 +76,7 @@ class Service:
     """`millrace serve` as a child, and the CPU time of all processes below it."""
 
     def __init__(self, directory: Path, shape: Shape, receiver: Receiver, shards: int) -> None:
-        self.grpc_port, http_port, self.face_port = (free_port() for _ in range(3))
+        self.grpc_port, http_port, self.face_port = free_ports([0, 0, 0])
         config = {
             "data_dir": str(directory / "data"),
             "listen": {
@@ -129,6 +129,7 @@ class Service:
         return spent
 
     def stop(self) -> int:
+        """Stop the service as an operator would; return its exit code."""
         self._process.terminate()
         code = self._process.wait(60)
         self._log.close()

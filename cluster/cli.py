@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 app = typer.Typer(
     name="millrace",
@@ -55,7 +56,8 @@ def demo(
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True, highlight=False).print(f"[bold red]millrace:[/] {message}", markup=True)
+    # As text, in lines as they are: a message quotes paths, and a path may hold brackets.
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("millrace: ", "bold red"), message))
     raise typer.Exit(2)
 
 

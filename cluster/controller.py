@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 import structlog
 
 from cluster import ray_compat
 from cluster.collector_host import CollectorHost
+from cluster.errors import StartError
 from cluster.gateway.gateway import Gateway, Ports
 from cluster.log_setup import set_up_logging
 from cluster.measurements import Measurements
@@ -37,8 +37,8 @@ class Controller:
     """Starts gateways, shard hosts and the collector, tells each its settings, and tells a restarted one again.
 
     Not on the data path: while it is down, spans flow on under the settings in force. State held: routes, settings
-    and handles; after a restart :meth:`start` finds the actors by name. Every method may be repeated; one that failed
-    may have done its work.
+    and handles; after a restart it knows nothing until the service calls :meth:`start` again, which finds the actors by
+    name. Every method may be repeated; one that failed may have done its work.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,6 +51,7 @@ class Controller:
         self._collectors: dict[str, Any] = {}
         self._gateways: dict[str, Any] = {}
         self._ports: dict[str, Ports] = {}
+        self._behind: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, config: ServiceConfig, version: int, runtime: RuntimeOverrides) -> dict[str, Ports]:
@@ -58,6 +59,7 @@ class Controller:
 
         Raises:
             CannotListenError: an OTLP address cannot be had.
+            StartError: some actor did not come up in time.
         """
         set_up_logging(config.log, self._name)
         self._config, self._version, self._runtime = config, version, runtime
@@ -82,25 +84,30 @@ class Controller:
         }
         # Gateways last: spans are accepted when there is somebody to count them.
         for actors in (self._hosts, self._collectors, self._gateways):
-            await asyncio.wait_for(asyncio.gather(*(self._configure(name) for name in actors)), _START_TIMEOUT_S)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await asyncio.gather(*(self._configure(name) for name in actors))
+            except TimeoutError:
+                names = ", ".join(actors)
+                raise StartError(
+                    f"{names} did not come up within {_START_TIMEOUT_S:g} s; has the cluster room for them?"
+                ) from None
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         return self._ports
 
     async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
         """Put newer overrides in force everywhere. An actor that cannot be reached gets them when it is back."""
+        if version < self._version:
+            return
         self._version, self._runtime = version, runtime
-        public = overrides_without_endpoints(runtime)
-        actors = self._actors()
-        answers = await _answers(
-            [
-                actor.put_overrides.remote(version, runtime if name in self._collectors else public)
-                for name, actor in actors.items()
-            ]
-        )
-        for name, answer in zip(actors, answers, strict=True):
-            if isinstance(answer, BaseException):
-                log.warning("actor did not take the settings", actor=name, error=type(answer).__name__)
+        # Against the stream: a span that is generated under new settings meets nobody who does not know them yet.
+        for actors in (self._collectors, self._hosts, self._gateways):
+            await self._tell(actors)
+
+    async def settings_version(self) -> int:
+        """Return the version of the overrides that it pushes; 0 if it was not started in this life."""
+        return self._version if self._watching else 0
 
     async def measure(self) -> dict[str, Measurements]:
         """Return the metrics of every actor by its name; one that does not answer in time is reported as down."""
@@ -137,15 +144,16 @@ class Controller:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
-        ends_at = time.monotonic() + deadline_s
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + deadline_s
         log.info("draining: no new spans from now on")
         # Each stage may use half of what is left, so that the last one is never left without time.
         await self._stage(
             "gateway", [g.drain.remote(deadline_s / 2) for g in self._gateways.values()], deadline_s / 2 + 1
         )
-        left_s = max(0.0, ends_at - time.monotonic())
+        left_s = max(0.0, ends_at - loop.time())
         await self._stage("shard host", [h.close_edges.remote() for h in self._hosts.values()], left_s / 2)
-        left_s = max(0.0, ends_at - time.monotonic())
+        left_s = max(0.0, ends_at - loop.time())
         drains = [c.drain.remote(left_s) for c in self._collectors.values()]
         sent = await self._stage("collector", drains, left_s + _ANSWER_TIMEOUT_S)
         for actor in self._actors().values():
@@ -180,14 +188,39 @@ class Controller:
                 config, self._routes, self._hosts, self._version, runtime
             )
 
+    async def _tell(self, names: Iterable[str]) -> None:
+        """Push the overrides in force to these actors."""
+        actors = {name: actor for name, actor in self._actors().items() if name in names}
+        public = overrides_without_endpoints(self._runtime)
+        answers = await _answers(
+            [
+                actor.put_overrides.remote(self._version, self._runtime if name in self._collectors else public)
+                for name, actor in actors.items()
+            ]
+        )
+        for name, answer in zip(actors, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._behind.add(name)
+                log.warning("actor did not take the settings", actor=name, error=type(answer).__name__)
+            else:
+                self._behind.discard(name)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            actors = self._actors()
-            answers = await _answers([actor.is_configured.remote() for actor in actors.values()])
-            for name, answer in zip(actors, answers, strict=True):
-                if answer is False:
-                    await self._reconfigure(name)
+            try:
+                await self._look_after()
+            except Exception:
+                log.exception("actors could not be looked after")
+
+    async def _look_after(self) -> None:
+        """Tell restarted actors everything, and those that missed newer settings those."""
+        actors = self._actors()
+        answers = await _answers([actor.is_configured.remote() for actor in actors.values()])
+        answered = dict(zip(actors, answers, strict=True))
+        await asyncio.gather(*(self._reconfigure(name) for name, answer in answered.items() if answer is False))
+        if behind := [name for name in self._behind if answered.get(name) is True]:
+            await self._tell(behind)
 
     async def _reconfigure(self, name: str) -> None:
         log.warning("actor was restarted and is told its settings again", actor=name)
@@ -196,6 +229,8 @@ class Controller:
         except Exception:
             # The next round tries again.
             log.exception("actor could not be configured", actor=name)
+        else:
+            self._behind.discard(name)
 
 
 async def _answers(calls: list[Awaitable[Any]], timeout_s: float = _ANSWER_TIMEOUT_S) -> list[Any]:

@@ -111,7 +111,8 @@ DECLARED: Final[Mapping[str, Declaration]] = {
     "millrace_remote_write_samples_total": Declaration(
         "counter",
         ("tenant", "endpoint", "outcome"),
-        "Samples sent, or given up: dropped (queue full), too_old, closed, http_<status>. See last_error in /status.",
+        "Samples sent, or given up: dropped (queue full), too_old, closed, http_<status>, no_endpoint (there is none). "
+        "See last_error in /status.",
     ),
     "millrace_remote_write_exemplars_total": Declaration("counter", ("tenant", "endpoint"), "Exemplars sent."),
     "millrace_remote_write_bytes_total": Declaration("counter", ("tenant", "endpoint"), "Compressed bytes sent."),
@@ -133,13 +134,17 @@ def families(measured: Mapping[str, Measurements]) -> Iterator[Metric]:
 
     Raises:
         KeyError: an actor measured what is not declared.
+        ValueError: an actor measured it with other labels.
     """
     merged: dict[str, Metric] = {}
     for actor, measurements in measured.items():
         for name, values, value in measurements:
+            declared = DECLARED[name]
+            if len(values) != len(declared.labels):
+                raise ValueError(f"{name} has the labels {declared.labels}, not {values}")
             family = merged.get(name)
             if family is None:
-                family = merged[name] = _family(name, DECLARED[name])
+                family = merged[name] = _family(name, declared)
             family.add_metric((*values, actor), value)  # type: ignore[attr-defined]
     yield from merged.values()
 

@@ -27,8 +27,9 @@ class Routes:
     def host_of(self, tenant: TenantId, shard_index: int) -> str:
         """Return the host of one of the tenant's shards.
 
-        The tenant ranks all hosts; its shards take the first places, round and round. So they are spread evenly, a
-        small tenant touches few hosts, and a host that goes away moves only what was on it or behind it.
+        The tenant ranks all hosts; its shards take the first places, round and round. So they are spread evenly, and a
+        small tenant touches few hosts. A host that goes away moves what was on it and what ranked behind it; where a
+        tenant has more shards than hosts, most of its shards.
         """
         ranked = _ranked(str(tenant), self.shard_hosts)
         return ranked[shard_index % len(ranked)]

@@ -28,6 +28,8 @@ def start(address: str | None) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # gRPC prints a line for every request with an encoding that it does not know: a client could fill the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if address is None:
         _start_embedded()
     else:
@@ -115,3 +117,14 @@ def kill(actor: Any) -> None:
     import ray  # noqa: PLC0415
 
     ray.kill(actor)
+
+
+def raised_in_actor(error: BaseException) -> BaseException:
+    """Return what an actor raised, as it raised it.
+
+    Ray hands it over inside an error of its own, once more for every actor that passed it on. That error is of both
+    types, but prints the tracebacks of all of them.
+    """
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    return error

@@ -7,47 +7,52 @@ and serves the service's own port. Spans do not pass through it.
 import asyncio
 import signal
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-import uvicorn
 
 from cluster import ray_compat
 from cluster.errors import StartError
+from cluster.face_server import FaceServer
 from cluster.gateway.gateway import Ports
-from cluster.gateway.listen import CannotListenError, bind
+from cluster.gateway.listen import CannotListenError
 from cluster.log_pipe import log_pipe
 from cluster.log_setup import set_up_logging
 from cluster.measurements import Measurements
-from cluster.service_face import SERVICE, service_face
+from cluster.runtime_watch import RuntimeWatch
+from cluster.service_face import SERVICE
 from cluster.version import VERSION
 from tenants import _engine
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
-from tenants.settings.overrides import RuntimeOverrides
-from tenants.settings.runtime_file import Failed, Loaded, RuntimeFile
+from tenants.settings.runtime_file import RuntimeFile
 from tenants.settings.service_config import ServiceConfig
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _CONTROLLER = "controller"
-_FACE_SHUTDOWN_S = 2
+_WATCH_INTERVAL_S = 1.0
+_ANSWER_TIMEOUT_S = 10.0
+_DRAIN_GRACE_S = 10.0
+"""The controller bounds its draining by itself; beyond this it hangs."""
 
 
 class MillraceService:
     """One running service, seen from its driver.
 
-    Implements :class:`cluster.service_face.Service`.
+    Implements :class:`cluster.service_face.Service`. While the controller is down, answers without it: not ready, and
+    the metrics of this process alone.
     """
 
-    def __init__(self, config: ServiceConfig, runtime_file: RuntimeFile | None) -> None:
+    def __init__(self, config: ServiceConfig, runtime: RuntimeWatch) -> None:
         self._config = config
-        self._runtime_file = runtime_file
+        self._runtime = runtime
         self._controller: Any = None
         self._ports: dict[str, Ports] = {}
         self._http_port = 0
@@ -55,8 +60,8 @@ class MillraceService:
         self._started_at = time.time()
         # Versions follow the clock, so that a restarted driver of the same cluster goes on from higher ones.
         self._version = time.time_ns() // 1_000_000
-        self._is_reload_good = True
-        self._reload_failures: Counter[str] = Counter()
+        self._telling = asyncio.Lock()
+        self._is_controller_silent = False
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, then drain.
@@ -72,7 +77,7 @@ class MillraceService:
         # After ray.init: Ray puts its own handlers in place.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        face = _Face(self, str(self._config.listen.http))
+        face = FaceServer(self, str(self._config.listen.http))
         self._http_port = await face.start()
         background: list[asyncio.Task[Any]] = []
         try:
@@ -83,7 +88,7 @@ class MillraceService:
             if starting.done():
                 await starting
                 self._log_started()
-                background.append(loop.create_task(self._watch_runtime_file()))
+                background += [loop.create_task(self._watch_runtime()), loop.create_task(self._watch_controller())]
                 await stop
             return 0 if await self._drain() else 1
         finally:
@@ -96,16 +101,15 @@ class MillraceService:
             _controller_class(), _CONTROLLER, slot="controller_slot", max_concurrency=64
         )
         try:
-            self._ports = await self._controller.start.remote(self._config, self._version, self._runtime)
+            await self._tell_controller()
         except Exception as error:
-            if isinstance(error, CannotListenError) or isinstance(getattr(error, "cause", None), CannotListenError):
-                raise StartError(str(getattr(error, "cause", error))) from None
+            cause = ray_compat.raised_in_actor(error)
+            if isinstance(cause, CannotListenError | StartError):
+                raise StartError(str(cause)) from None
             raise
 
-    @property
-    def _runtime(self) -> RuntimeOverrides:
-        good = self._runtime_file.good if self._runtime_file else None
-        return good.overrides if good else {}
+    async def _tell_controller(self) -> None:
+        self._ports = await self._controller.start.remote(self._config, self._version, self._runtime.overrides)
 
     def _log_started(self) -> None:
         listen = self._config.listen
@@ -118,35 +122,37 @@ class MillraceService:
                 http=f"{listen.http.host}:{self._http_port}",
             )
 
-    async def _watch_runtime_file(self) -> None:
-        if self._runtime_file is None:
-            return
+    async def _watch_runtime(self) -> None:
         period_s = self._config.overrides.per_tenant_override_period.seconds
         while True:
             await asyncio.sleep(period_s)
-            # In a thread: reading a big file takes seconds, and /ready must answer meanwhile.
-            outcome = await asyncio.to_thread(self._runtime_file.poll)
-            if isinstance(outcome, Failed):
-                self._reload_failures[outcome.reason] += 1
-                if self._is_reload_good:
-                    log.error("runtime file refused, the last good one stays", problem=str(outcome))
-                self._is_reload_good = False
-                continue
-            if not self._is_reload_good:
-                log.info("runtime file is good again")
-            self._is_reload_good = True
-            if isinstance(outcome, Loaded):
-                await self._put_overrides(outcome)
+            try:
+                if await self._runtime.look():
+                    await self._put_overrides()
+            except Exception:
+                log.exception("runtime file could not be put in force")
 
-    async def _put_overrides(self, loaded: Loaded) -> None:
-        self._version = max(self._version + 1, time.time_ns() // 1_000_000)
-        try:
-            await self._controller.put_overrides.remote(self._version, loaded.overrides)
-        except Exception:
-            # The controller is restarting; it is told on the next start or change.
-            log.exception("overrides could not be pushed")
-            return
-        log.info("runtime file loaded", tenants=len(loaded.overrides), sha256=loaded.sha256[:12])
+    async def _put_overrides(self) -> None:
+        async with self._telling:
+            self._version = max(self._version + 1, time.time_ns() // 1_000_000)
+            # If that fails, the controller is found behind, and told.
+            await self._controller.put_overrides.remote(self._version, self._runtime.overrides)
+
+    async def _watch_controller(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            try:
+                await self._look_after_controller()
+            except Exception:
+                log.exception("controller could not be told its settings")
+
+    async def _look_after_controller(self) -> None:
+        """Start the controller again if it was restarted, empty, or missed newer overrides."""
+        async with self._telling:
+            version = await self._answer(self._controller.settings_version.remote(), self._version)
+            if version < self._version:
+                log.warning("controller was restarted or missed settings, and is told everything again")
+                await self._tell_controller()
 
     async def _drain(self) -> bool:
         self._is_draining = True
@@ -155,19 +161,27 @@ class MillraceService:
         log.info("stopping")
         deadline_s = self._config.cluster.drain_timeout.seconds
         try:
-            is_sent: bool = await self._controller.drain.remote(deadline_s)
+            async with asyncio.timeout(deadline_s + _DRAIN_GRACE_S):
+                if self._ports:
+                    # A controller that has just been restarted knows of no actors: it would have nothing to drain.
+                    await self._look_after_controller()
+                is_sent: bool = await self._controller.drain.remote(deadline_s)
+        except Exception:
+            log.exception("service could not be drained")
+            is_sent = False
         finally:
             ray_compat.kill(self._controller)
         if not is_sent:
             log.error("not everything that was accepted could be sent", drain_timeout_s=deadline_s)
         return is_sent
 
+    @property
+    def _can_ask(self) -> bool:
+        return bool(self._ports) and not self._is_draining
+
     async def is_ready(self) -> bool:
         """Whether spans are accepted."""
-        if self._is_draining or not self._ports:
-            return False
-        is_ready: bool = await self._controller.is_ready.remote()
-        return is_ready
+        return self._can_ask and await self._answer(self._controller.is_ready.remote(), otherwise=False)
 
     async def measure(self) -> Mapping[str, Measurements]:
         """Return the metrics of all actors and of this process."""
@@ -175,25 +189,34 @@ class MillraceService:
         own: Measurements = [
             ("millrace_build_info", (VERSION, engine["version"], engine["profile"]), 1.0),
             ("millrace_settings_version", (), self._version),
-            ("millrace_settings_last_reload_successful", (), float(self._is_reload_good)),
+            *self._runtime.measure(),
         ]
-        for reason, count in self._reload_failures.items():
-            own.append(("millrace_settings_reload_failures_total", (reason,), count))
         actors: dict[str, Measurements] = {}
-        if self._ports and not self._is_draining:
-            actors = await self._controller.measure.remote()
+        if self._can_ask:
+            is_down: Measurements = [("millrace_actor_up", (), 0.0)]
+            actors = await self._answer(self._controller.measure.remote(), {_CONTROLLER: is_down})
         return {SERVICE: own, **actors}
 
     async def tenants(self) -> Mapping[TenantId, TenantCollectorSnapshot]:
         """Return the figures of every tenant that has series."""
-        if not self._ports or self._is_draining:
-            return {}
-        tenants: dict[TenantId, TenantCollectorSnapshot] = await self._controller.tenants.remote()
-        return tenants
+        nobody: dict[TenantId, TenantCollectorSnapshot] = {}
+        return await self._answer(self._controller.tenants.remote(), nobody) if self._can_ask else nobody
+
+    async def _answer(self, call: Awaitable[T], otherwise: T) -> T:
+        """Wait for the controller's answer; ``otherwise`` if it does not come in time, because it is restarting."""
+        try:
+            answer = await asyncio.wait_for(call, _ANSWER_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001  (whatever ails the controller, this process has to answer)
+            if not self._is_controller_silent:
+                log.warning("controller does not answer", error=f"{type(error).__name__}: {error}"[:300])
+            self._is_controller_silent = True
+            return otherwise
+        self._is_controller_silent = False
+        return answer
 
     def status(self) -> Mapping[str, Any]:
         """Return ports, settings and times."""
-        good = self._runtime_file.good if self._runtime_file else None
+        good = self._runtime.good
         return {
             "version": VERSION,
             "engine": _engine.build_info(),
@@ -205,59 +228,23 @@ class MillraceService:
             },
             "overrides": {
                 "version": self._version,
-                "last_reload_successful": self._is_reload_good,
+                "last_reload_successful": self._runtime.is_good,
                 "sha256": good.sha256 if good else None,
                 "entries": len(good.overrides) if good else 0,
             },
         }
 
 
-class _Face:
-    """The HTTP server of the service's own port, in the event loop of its caller."""
-
-    def __init__(self, service: MillraceService, listen: str) -> None:
-        self._listen = listen
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                service_face(service),
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=_FACE_SHUTDOWN_S,
-            )
-        )
-        # Signals are the service's; uvicorn's own handlers would end only this server.
-        self._server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> int:
-        try:
-            listener = bind(self._listen)
-        except CannotListenError as error:
-            raise StartError(str(error)) from None
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
-        port: int = listener.getsockname()[1]
-        return port
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-
-
-def load_runtime_file(config: ServiceConfig) -> RuntimeFile | None:
-    """Read the runtime file for the first time; None if none is configured.
+def load_runtime_file(config: ServiceConfig) -> RuntimeWatch:
+    """Read the runtime file for the first time, if one is configured.
 
     Raises:
-        StartError: it cannot be read or has faults. At start there is no last good one to go on with.
+        StartError: it cannot be read or has faults.
     """
     path = config.overrides.per_tenant_override_config
     if path is None:
-        return None
-    runtime_file = RuntimeFile(path, Path.read_bytes, allow_mass_removal=config.overrides.allow_mass_removal)
-    outcome = runtime_file.poll()
-    if isinstance(outcome, Failed):
-        raise StartError(str(outcome))
-    return runtime_file
+        return RuntimeWatch(None)
+    return RuntimeWatch(RuntimeFile(path, Path.read_bytes, allow_mass_removal=config.overrides.allow_mass_removal))
 
 
 def serve(config: ServiceConfig, ray_address: str | None) -> int:
@@ -268,10 +255,11 @@ def serve(config: ServiceConfig, ray_address: str | None) -> int:
         ray_address: of an existing cluster; None starts a Ray of our own.
 
     Raises:
-        StartError: the service cannot start; nothing is left running.
+        StartError: the service cannot start. Nothing is left running; on an existing cluster, actors that did come up
+            are, for the next try.
     """
     set_up_logging(config.log, SERVICE)
-    runtime_file = load_runtime_file(config)
+    runtime = load_runtime_file(config)
     try:
         config.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -281,7 +269,7 @@ def serve(config: ServiceConfig, ray_address: str | None) -> int:
     with nullcontext() if ray_address else log_pipe():
         ray_compat.start(ray_address)
         try:
-            return asyncio.run(MillraceService(config, runtime_file).run())
+            return asyncio.run(MillraceService(config, runtime).run())
         finally:
             ray_compat.stop()
             log.info("stopped")

@@ -47,14 +47,16 @@ class ShardHost:
         """Put newer overrides in force."""
         self._configured().book.put_overrides(version, runtime)
 
-    def ingest(self, group: FrameGroup) -> None:
-        """Count every frame of the group; answers when it is counted.
+    def ingest(self, group: FrameGroup) -> tuple[int, ...]:
+        """Count every frame of the group; answers when that is done.
+
+        Returns:
+            Positions of the frames that could not be counted.
 
         Raises:
             NotConfiguredError: nothing was counted.
-            MalformedFrame: a frame is damaged; those before it were counted.
         """
-        self._configured().apply(group)
+        return self._configured().apply(group)
 
     @ray.method(concurrency_group="pull")
     def pull(self, collector: str, incarnation: int, acknowledged: Acknowledgements) -> Pulled:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.demo.ports import HOST, free_port
+from cluster.demo.ports import HOST, free_ports
 from cluster.demo.readings import TENANT_LABEL
 
 COLLECTION_S = 5
@@ -44,7 +44,8 @@ def choose_ports(*, ephemeral: bool) -> Listen:
     Args:
         ephemeral: ask for no usual port at all.
     """
-    ports = {name: free_port(0 if ephemeral else usual) for name, usual in _USUAL_PORTS.items()}
+    found = free_ports(0 if ephemeral else usual for usual in _USUAL_PORTS.values())
+    ports = dict(zip(_USUAL_PORTS, found, strict=True))
     moved = tuple(
         f"{usual} is taken, {name} listens on {ports[name]}"
         for name, usual in _USUAL_PORTS.items()

@@ -5,9 +5,8 @@ tenancy policy beyond the tenant's profile, and does not know how the call is ma
 """
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -22,13 +21,16 @@ from tenants.processing.flush_record import ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup
 
-Send = Callable[[FrameGroup], Awaitable[None]]
-"""Carry a group to a host; returns when it is counted, raises if that is not known."""
+Send = Callable[[FrameGroup], Awaitable[Collection[int]]]
+"""Carry a group to a host; returns when it is counted, with the positions of the frames that could not be; raises if
+that is not known."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
+MAX_QUEUED_BYTES = 64 << 20
+"""Bytes of frames that wait or are on their way. Beyond it requests are refused; those being split still come in."""
+
 _CALLS_IN_FLIGHT = 3
-_MAX_QUEUED_BYTES = 64 << 20
 _CALL_TIMEOUT_S = 20.0
 _RETRY_AFTER_S = 1.0
 _SPLIT_IN_THREAD_BYTES = 1 << 20
@@ -49,62 +51,87 @@ class GroupBounds:
     wait_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    key: ShardKey
+    frame: bytes
+    is_counted: asyncio.Future[bool]
+
+
 class HostLane:
     """The way to one shard host: frames wait for company, a few groups are in flight. One event loop owns it."""
 
-    def __init__(self, name: str, send: Send, bounds: GroupBounds) -> None:
+    def __init__(self, name: str, send: Send, bounds: GroupBounds, *, call_timeout_s: float = _CALL_TIMEOUT_S) -> None:
         self.name = name
         self.queued_bytes = 0
         self.groups = 0
         self.failures = 0
         self._send = send
         self._bounds = bounds
+        self._call_timeout_s = call_timeout_s
         self._credits = asyncio.Semaphore(_CALLS_IN_FLIGHT)
-        self._frames: list[tuple[ShardKey, bytes]] = []
+        self._frames: list[_Waiting] = []
         self._bytes = 0
-        self._sent: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_failing = False
 
     def add(self, key: ShardKey, frame: bytes) -> asyncio.Future[bool]:
-        """Queue one frame; the future tells whether the host has counted it."""
+        """Queue one frame; the future tells whether the host has counted it. Cancelling it stops nothing."""
         loop = asyncio.get_running_loop()
-        if self._sent is None:
-            self._sent = loop.create_future()
+        if not self._frames:
             self._timer = loop.call_later(self._bounds.wait_s, self._close_group)
-        sent = self._sent
-        self._frames.append((key, frame))
+        # One for each frame: a client that goes away cancels its own, and the others of the group do not notice.
+        is_counted = loop.create_future()
+        self._frames.append(_Waiting(key, frame, is_counted))
         self._bytes += len(frame)
         self.queued_bytes += len(frame)
         if self._bytes >= self._bounds.max_bytes:
             self._close_group()
-        return sent
+        return is_counted
 
     def _close_group(self) -> None:
-        sent, frames, size = self._sent, self._frames, self._bytes
         if self._timer is not None:
             self._timer.cancel()
-        self._sent, self._frames, self._bytes, self._timer = None, [], 0, None
-        if sent is not None:
-            task = asyncio.get_running_loop().create_task(self._deliver(frames, size, sent))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        frames, size = self._frames, self._bytes
+        self._frames, self._bytes, self._timer = [], 0, None
+        task = asyncio.get_running_loop().create_task(self._deliver(frames, size))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, frames: list[tuple[ShardKey, bytes]], size: int, sent: asyncio.Future[bool]) -> None:
-        group = FrameGroup(tuple((key, len(frame)) for key, frame in frames), b"".join(frame for _, frame in frames))
-        is_counted = False
+    async def _deliver(self, frames: list[_Waiting], size: int) -> None:
+        # Until the host has answered nothing is known to be counted, also if this task is cancelled.
+        uncounted: Collection[int] = range(len(frames))
         try:
-            async with self._credits:
-                self.groups += 1
-                await asyncio.wait_for(self._send(group), _CALL_TIMEOUT_S)
-                is_counted = True
+            # The wait for a place counts too: whoever waits behind a host that hangs gets an answer in time.
+            async with asyncio.timeout(self._call_timeout_s), self._credits:
+                # Whose client is gone by now will come again.
+                frames = [waiting for waiting in frames if not waiting.is_counted.cancelled()]
+                if frames:
+                    uncounted = await self._call(frames)
         except Exception as error:  # noqa: BLE001  (whatever it was, the clients are told to send again)
-            self.failures += 1
-            log.warning("call to shard host failed", host=self.name, error=f"{type(error).__name__}: {error}"[:300])
+            self._on_failed(f"{type(error).__name__}: {error}"[:300])
         finally:
             self.queued_bytes -= size
-            if not sent.done():
-                sent.set_result(is_counted)
+            for position, waiting in enumerate(frames):
+                if not waiting.is_counted.done():
+                    waiting.is_counted.set_result(position not in uncounted)
+
+    async def _call(self, frames: list[_Waiting]) -> Collection[int]:
+        self.groups += 1
+        shards = tuple((waiting.key, len(waiting.frame)) for waiting in frames)
+        uncounted = await self._send(FrameGroup(shards, b"".join(waiting.frame for waiting in frames)))
+        if self._is_failing:
+            self._is_failing = False
+            log.info("shard host answers again", host=self.name, failures=self.failures)
+        return uncounted
+
+    def _on_failed(self, problem: str) -> None:
+        self.failures += 1
+        # Once, not for each of a hundred groups a second; the counter has the rest.
+        if not self._is_failing:
+            log.warning("calls to shard host fail", host=self.name, error=problem)
+        self._is_failing = True
 
 
 class Dispatcher:
@@ -114,9 +141,20 @@ class Dispatcher:
     them cannot be asked, the client is told to send all of it again.
     """
 
-    def __init__(self, book: ProfileBook, routes: Routes, sends: Mapping[str, Send], bounds: GroupBounds) -> None:
+    def __init__(
+        self,
+        book: ProfileBook,
+        routes: Routes,
+        sends: Mapping[str, Send],
+        bounds: GroupBounds,
+        clock_ns: Callable[[], int],
+        *,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
+    ) -> None:
         self.book = book
         self._routes = routes
+        self._clock_ns = clock_ns
+        self._max_queued_bytes = max_queued_bytes
         self._lanes = {name: HostLane(name, send, bounds) for name, send in sends.items()}
         self._spans: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -126,13 +164,13 @@ class Dispatcher:
         """Split the request, hand its frames over, and answer."""
         profile = self.book.get(tenant)
         count = profile.settings.shards
-        if self._queued_bytes > _MAX_QUEUED_BYTES:
+        if self._queued_bytes > self._max_queued_bytes:
             return Refused(RefusalReason.OVERLOADED, "the shard hosts do not keep up", _RETRY_AFTER_S)
         try:
             if len(body) > _SPLIT_IN_THREAD_BYTES:
-                split = await asyncio.to_thread(_engine.split, body, profile.plan, count, time.time_ns())
+                split = await asyncio.to_thread(_engine.split, body, profile.plan, count, self._clock_ns())
             else:
-                split = _engine.split(body, profile.plan, count, time.time_ns())
+                split = _engine.split(body, profile.plan, count, self._clock_ns())
         except _engine.MalformedRequest as error:
             return Refused(RefusalReason.MALFORMED, str(error))
         outcomes = [

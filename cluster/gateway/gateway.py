@@ -1,7 +1,8 @@
 """The gateway: an async actor with the OTLP ports."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ class Gateway:
         self._dispatcher: Dispatcher | None = None
         self._receivers: tuple[OtlpGrpcReceiver, OtlpHttpReceiver] | None = None
         self._ports: Ports | None = None
+        self._configuring = asyncio.Lock()
 
     async def configure(
         self,
@@ -73,11 +75,13 @@ class Gateway:
             book = ProfileBook(config)
             bounds = GroupBounds(config.cluster.group_bytes, config.cluster.group_wait.seconds)
             sends = {name: _send_to(host) for name, host in hosts.items()}
-            self._dispatcher = Dispatcher(book, routes, sends, bounds)
+            self._dispatcher = Dispatcher(book, routes, sends, bounds, time.time_ns)
         self._dispatcher.book.put_overrides(version, runtime)
-        if self._ports is None:
-            self._ports = await self._listen(config, self._dispatcher)
-        return self._ports
+        # One call at a time, or the second finds the ports taken by the first.
+        async with self._configuring:
+            if self._ports is None:
+                self._ports = await self._listen(config, self._dispatcher)
+            return self._ports
 
     async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
         """Put newer overrides in force."""
@@ -130,7 +134,8 @@ class Gateway:
 
 
 def _send_to(host: Any) -> Send:
-    async def send(group: FrameGroup) -> None:
-        await host.ingest.remote(group)
+    async def send(group: FrameGroup) -> Collection[int]:
+        uncounted: tuple[int, ...] = await host.ingest.remote(group)
+        return uncounted
 
     return send

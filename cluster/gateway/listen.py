@@ -2,8 +2,10 @@
 
 import socket
 
+from cluster.errors import ClusterError
 
-class CannotListenError(Exception):
+
+class CannotListenError(ClusterError):
     """A listener could not be opened: the port is taken, the address is not ours, or is not an address.
 
     Attributes:

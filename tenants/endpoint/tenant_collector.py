@@ -5,7 +5,7 @@ hold up the others.
 """
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import structlog
@@ -68,14 +68,16 @@ class TenantCollector:
         self._collections = 0
         self._collection_s = 0.0
         self._records = 0
+        # Held while a thread encodes the registry: whatever would have to wait for it in the event loop is put off.
         self._lock = asyncio.Lock()
+        self._put_off: list[Callable[[], None]] = []
+        self._figures = self._registry.stats()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to collect and send; call once, in the event loop that owns the tenant."""
         self._endpoint.start()
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(self._on_run_done)
 
     def merge(self, source: Hashable, data: bytes) -> bool:
         """Add one record of the shard that ``source`` stands for.
@@ -100,26 +102,28 @@ class TenantCollector:
         """Drop what is only needed to read records of a shard that is gone; its series stay."""
         number = self._sources.pop(source, None)
         if number is not None:
-            self._registry.forget_source(number)
+            self._when_free(lambda: self._registry.forget_source(number))
 
     def use(self, profile: TenantProfile) -> None:
         """Go on with other settings; those that did not change are not touched. Cheap if none did."""
-        if profile is self._profile:
-            return
-        former, self._profile = self._profile.settings, profile
+        former, self._profile = self._profile, profile
         settings = profile.settings
-        self._registry.set_plan(profile.plan)
+        if settings == former.settings:
+            return
+        if profile.plan_text != former.plan_text:
+            self._when_free(lambda: self._registry.set_plan(profile.plan))
         self._schedule.set_interval(settings.collection_interval.seconds)
-        if settings.remote_write != former.remote_write:
+        if settings.remote_write != former.settings.remote_write:
             self._endpoint.reconfigure(endpoint_configs(settings))
         log.info("settings of the tenant changed", tenant=str(self.tenant))
 
     @property
     def is_finished(self) -> bool:
         """Whether the tenant generates nothing, and everything it had has ended and been sent."""
-        if self._profile.settings.is_generating or self._registry.stats()["entities"]:
+        if self._profile.settings.is_generating or self._lock.locked() or self._registry.stats()["entities"]:
             return False
-        return not any(endpoint.pending_batches for endpoint in self._endpoint.snapshot().endpoints)
+        snapshot = self._endpoint.snapshot()
+        return not any(endpoint.pending_batches for endpoint in (*snapshot.endpoints, *snapshot.retiring))
 
     async def collect(self) -> None:
         """Encode every series and queue it for the endpoints."""
@@ -129,18 +133,25 @@ class TenantCollector:
             timestamp_ms = self._schedule.begin(self._around.clock.now_ms())
             settings = self._profile.settings
             external = list(settings.external_labels)
-            encoded = await asyncio.to_thread(self._registry.collect, timestamp_ms, external, _max_samples(settings))
+            try:
+                encoded = await asyncio.to_thread(
+                    self._registry.collect, timestamp_ms, external, _max_samples(settings)
+                )
+            finally:
+                self._do_what_was_put_off()
             self._endpoint.submit([Batch(b.body, b.samples, b.exemplars, b.series, timestamp_ms) for b in encoded])
             self._collections += 1
             self._collection_s += loop.time() - started
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect a last time and send what waits, at most ``deadline_s`` seconds; return whether nothing is left."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + deadline_s
         await self._stop_collecting()
-        await self.collect()
-        is_sent = await self._endpoint.drain(deadline_s)
+        is_collected = await self._try_to_collect()
+        is_sent = await self._endpoint.drain(max(0.0, ends_at - loop.time()))
         await self._endpoint.close()
-        return is_sent
+        return is_collected and is_sent
 
     async def close(self) -> None:
         """Stop at once; what waits is counted as failed."""
@@ -148,9 +159,11 @@ class TenantCollector:
         await self._endpoint.close()
 
     def snapshot(self) -> TenantCollectorSnapshot:
-        """Return all figures as they are now."""
+        """Return all figures as they are now; while a collection runs, those of the registry as they were before."""
+        if not self._lock.locked():
+            self._figures = self._registry.stats()
         return TenantCollectorSnapshot(
-            registry=self._registry.stats(),
+            registry=self._figures,
             endpoint=self._endpoint.snapshot(),
             collections=self._collections,
             collection_s=self._collection_s,
@@ -166,17 +179,35 @@ class TenantCollector:
                 # In steps, so that a shorter interval or a clock set back is noticed.
                 await clock.sleep(min(wait_ms, 1000) / 1000)
             else:
-                await self.collect()
+                await self._try_to_collect()
+
+    async def _try_to_collect(self) -> bool:
+        try:
+            await self.collect()
+        except Exception:
+            # The schedule has moved on: the next collection comes at its time.
+            log.exception("collection failed by a bug", tenant=str(self.tenant))
+            return False
+        return True
 
     async def _stop_collecting(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
-            task.cancel()
+            # A collection that has begun is finished: what it encodes is encoded only once.
+            async with self._lock:
+                task.cancel()
             await asyncio.wait([task])
 
-    def _on_run_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            log.error("collections of the tenant stopped by a bug", tenant=str(self.tenant), exc_info=error)
+    def _when_free(self, work: Callable[[], None]) -> None:
+        if self._lock.locked():
+            self._put_off.append(work)
+        else:
+            work()
+
+    def _do_what_was_put_off(self) -> None:
+        put_off, self._put_off = self._put_off, []
+        for work in put_off:
+            work()
 
 
 def endpoint_configs(settings: TenantSettings) -> list[EndpointConfig]:

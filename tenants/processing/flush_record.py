@@ -45,11 +45,13 @@ class Pulled:
 
     Attributes:
         epoch: of the host process. Another epoch is another set of shards: sequences begin anew.
-        records: all that is not acknowledged, each shard's in order.
+        records: what is not acknowledged, each shard's in order; beyond a bound of bytes the next pull brings more.
+        gone: shards that were acknowledged and are no more: whatever is kept to read their records can go.
     """
 
     epoch: int
     records: tuple[FlushRecord, ...]
+    gone: tuple[ShardKey, ...] = ()
 
 
 Acknowledgements = dict[ShardKey, int]

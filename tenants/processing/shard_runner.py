@@ -1,14 +1,16 @@
 """One shard with its outbox: what it counted stays here until the collector says that it has it."""
 
 import threading
-from collections import deque
+from collections.abc import Hashable
 
 from tenants import _engine
 from tenants.processing.flush_record import FlushRecord, ShardKey
+from tenants.processing.outbox import Outbox
 from tenants.processing.profile import TenantProfile
 
 MAX_OUTBOX = 8
-"""Records that wait to be acknowledged. At the bound nothing is flushed: the shard goes on counting in place."""
+"""Records that wait to be acknowledged. At the bound nothing is flushed: the shard goes on counting in place. Only what
+cannot be put off adds one: a change of settings, the end of the shard, a collector that lost the definitions."""
 
 _SWEEP_NS = 60_000_000_000
 
@@ -25,9 +27,9 @@ class ShardRunner:
         self._profile = profile
         self._shard = _engine.Shard(profile.plan)
         self._lock = threading.Lock()
-        self._outbox: deque[FlushRecord] = deque()
-        # Beyond every number that a former shard of this key can have reached in this process.
-        self._sequence = now_ns
+        # Sequences begin beyond every number that a former shard of this key can have reached in this process.
+        self._outbox = Outbox(key, now_ns)
+        self._reader: Hashable = None
         self._is_retired = False
         self._has_news = False
         self._flushed_at_ns = now_ns
@@ -50,29 +52,33 @@ class ShardRunner:
             self._has_news = True
             return True
 
-    def flush(self, acknowledged: int, profile: TenantProfile, now_ns: int) -> list[FlushRecord]:
-        """Drop what is acknowledged, flush what is new, and return all that is left. Safe to repeat."""
+    def flush(
+        self, reader: Hashable, acknowledged: int, profile: TenantProfile, now_ns: int
+    ) -> tuple[FlushRecord, ...]:
+        """Drop what is acknowledged, flush what is new, and return all that is left. Safe to repeat.
+
+        Args:
+            reader: the collector that asks. Another one than before knows no definitions: they are put before
+                everything that waits.
+            acknowledged: the last sequence that it has.
+            profile: the settings from now on.
+            now_ns: the time.
+        """
         with self._lock:
-            while self._outbox and self._outbox[0].sequence <= acknowledged:
-                self._outbox.popleft()
+            # First of all: what is put behind new definitions gets new sequences, and would be counted again.
+            self._outbox.acknowledge(acknowledged)
+            if self._reader not in (None, reader) and not self._outbox.is_self_contained:
+                self._outbox.redefine(self._shard.redefine())
+            self._reader = reader
             self._use(profile, now_ns)
             if len(self._outbox) < MAX_OUTBOX and self._is_due(now_ns):
                 self._flush(now_ns)
-            return list(self._outbox)
+            return tuple(self._outbox)
 
     def close_edges(self, now_ns: int) -> None:
         """Let every half edge go, however young: no more spans will come."""
         with self._lock:
-            self._post(self._shard.flush(now_ns, close_edges=True))
-
-    def redefine(self) -> None:
-        """Put the definitions of all series before everything that waits: the collector knows nothing any more."""
-        with self._lock:
-            waiting = list(self._outbox)
-            self._outbox.clear()
-            self._post(self._shard.redefine())
-            for record in waiting:
-                self._post(record.data)
+            self._outbox.post(self._shard.flush(now_ns, close_edges=True))
 
     def retire_if_idle(self, before_ns: int) -> bool:
         """Retire if nothing came since ``before_ns`` and nothing is left to hand over or to wait for."""
@@ -88,8 +94,11 @@ class ShardRunner:
         return self._shard.stats() | {"outbox_records": len(self._outbox)}
 
     def _use(self, profile: TenantProfile, now_ns: int) -> None:
-        if profile.plan is not self._profile.plan:
-            self._post(self._shard.set_plan(profile.plan, now_ns))
+        if profile.plan_text != self._profile.plan_text:
+            self._flush(now_ns)
+            # A shard numbers its series anew under other settings, and no longer knows what it had.
+            self._outbox.end_numbering(self._shard.redefine())
+            self._outbox.post(self._shard.set_plan(profile.plan, now_ns))
         self._profile = profile
 
     def _is_due(self, now_ns: int) -> bool:
@@ -99,11 +108,6 @@ class ShardRunner:
         return bool(self._shard.stats()["open_edges"])
 
     def _flush(self, now_ns: int) -> None:
+        self._outbox.post(self._shard.flush(now_ns))
         self._has_news = False
         self._flushed_at_ns = now_ns
-        self._post(self._shard.flush(now_ns))
-
-    def _post(self, data: bytes) -> None:
-        if data:
-            self._sequence += 1
-            self._outbox.append(FlushRecord(self.key, self._sequence, data))

@@ -1,8 +1,13 @@
-"""All shards of one process. Knows neither how frames arrive nor who pulls the records."""
+"""All shards of one process. Knows neither how frames arrive nor who pulls the records.
+
+What ails one shard stays with it: the others are counted, pulled and measured.
+"""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import Acknowledgements, FlushRecord, Pulled, ShardKey
@@ -11,6 +16,12 @@ from tenants.processing.shard_runner import ShardRunner
 
 IDLE_NS = 600_000_000_000
 """A shard without spans for this long, and with nothing left to say, is dropped."""
+
+MAX_PULL_BYTES = 32 << 20
+"""When an answer holds this many bytes of records, no further shard is asked: the next pull begins with it. A collector
+that starts anew is sent the definitions of every series, and one answer must not fill the memory of both processes."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +43,32 @@ class ShardSet:
     All state is in memory and lost with the process. ``epoch`` tells two lives of a process apart.
     """
 
-    def __init__(self, book: ProfileBook, clock_ns: Callable[[], int]) -> None:
+    def __init__(self, book: ProfileBook, clock_ns: Callable[[], int], *, max_pull_bytes: int = MAX_PULL_BYTES) -> None:
         self.book = book
         self.epoch = clock_ns()
         self._clock_ns = clock_ns
+        self._max_pull_bytes = max_pull_bytes
         self._lock = threading.Lock()
         self._runners: dict[ShardKey, ShardRunner] = {}
-        self._collectors: dict[str, int] = {}
+        self._next_pulled = 0
 
-    def apply(self, group: FrameGroup) -> None:
-        """Count every frame of the group.
+    def apply(self, group: FrameGroup) -> tuple[int, ...]:
+        """Count every frame of the group that can be counted.
 
-        Raises:
-            MalformedFrame: a frame is damaged; those before it were counted.
+        Returns:
+            Positions of the frames that were not counted: damaged, or their shard is broken.
         """
         now_ns = self._clock_ns()
         payload, start = memoryview(group.payload), 0
-        for key, length in group.shards:
-            profile = self.book.get(key.tenant)
-            frame = payload[start : start + length]
-            while not self._runner(key, now_ns).apply(frame, profile, now_ns):
-                self._forget(key)
+        uncounted = []
+        for position, (key, length) in enumerate(group.shards):
+            try:
+                self._apply(key, payload[start : start + length], now_ns)
+            except Exception:
+                log.exception("frame could not be counted", shard=str(key))
+                uncounted.append(position)
             start += length
+        return tuple(uncounted)
 
     def pull(
         self,
@@ -62,7 +77,7 @@ class ShardSet:
         acknowledged: Acknowledgements,
         owns: Callable[[TenantId], bool],
     ) -> Pulled:
-        """Return all unacknowledged records of the tenants that the collector owns.
+        """Return the unacknowledged records of the tenants that the collector owns.
 
         Args:
             collector: its name.
@@ -71,26 +86,54 @@ class ShardSet:
             owns: whether a tenant is the collector's.
         """
         now_ns = self._clock_ns()
-        runners = [runner for runner in self._snapshot() if owns(runner.key.tenant)]
-        if self._collectors.setdefault(collector, incarnation) != incarnation:
-            self._collectors[collector] = incarnation
-            for runner in runners:
-                runner.redefine()
+        known = self._snapshot()
+        gone = tuple(acknowledged.keys() - {runner.key for runner in known})
+        runners = [runner for runner in known if owns(runner.key.tenant)]
         records: list[FlushRecord] = []
-        for runner in runners:
-            profile = self.book.get(runner.key.tenant)
-            records += runner.flush(acknowledged.get(runner.key, 0), profile, now_ns)
-        self._drop_idle(runners, now_ns)
-        return Pulled(self.epoch, tuple(records))
+        size = 0
+        # Where the last pull ended, so that no shard has to wait for ever behind busy ones.
+        first = self._next_pulled % max(1, len(runners))
+        for count, runner in enumerate(runners[first:] + runners[:first]):
+            if size >= self._max_pull_bytes:
+                self._next_pulled = first + count
+                break
+            try:
+                profile = self.book.get(runner.key.tenant)
+                waiting = runner.flush((collector, incarnation), acknowledged.get(runner.key, 0), profile, now_ns)
+                if runner.retire_if_idle(now_ns - IDLE_NS):
+                    self._forget(runner)
+            except Exception:
+                log.exception("shard could not be flushed", shard=str(runner.key))
+                continue
+            records += waiting
+            size += sum(len(record.data) for record in waiting)
+        return Pulled(self.epoch, tuple(records), gone)
 
     def close_edges(self) -> None:
         """Let every half edge of every shard go: no more spans will come."""
         for runner in self._snapshot():
-            runner.close_edges(self._clock_ns())
+            try:
+                runner.close_edges(self._clock_ns())
+            except Exception:
+                log.exception("edges of a shard could not be closed", shard=str(runner.key))
 
     def stats(self) -> dict[ShardKey, dict[str, int]]:
-        """Return the figures of every shard."""
-        return {runner.key: runner.stats() for runner in self._snapshot()}
+        """Return the figures of every shard that can tell them."""
+        figures = {}
+        for runner in self._snapshot():
+            try:
+                figures[runner.key] = runner.stats()
+            except Exception:
+                log.exception("shard could not be measured", shard=str(runner.key))
+        return figures
+
+    def _apply(self, key: ShardKey, frame: memoryview, now_ns: int) -> None:
+        profile = self.book.get(key.tenant)
+        while True:
+            runner = self._runner(key, now_ns)
+            if runner.apply(frame, profile, now_ns):
+                return
+            self._forget(runner)
 
     def _snapshot(self) -> Sequence[ShardRunner]:
         with self._lock:
@@ -103,11 +146,8 @@ class ShardSet:
                 runner = self._runners[key] = ShardRunner(key, self.book.get(key.tenant), now_ns)
             return runner
 
-    def _forget(self, key: ShardKey) -> None:
+    def _forget(self, runner: ShardRunner) -> None:
         with self._lock:
-            self._runners.pop(key, None)
-
-    def _drop_idle(self, runners: Iterable[ShardRunner], now_ns: int) -> None:
-        for runner in runners:
-            if runner.retire_if_idle(now_ns - IDLE_NS):
-                self._forget(runner.key)
+            # By identity: another thread may have put its successor there, which counts already.
+            if self._runners.get(runner.key) is runner:
+                del self._runners[runner.key]

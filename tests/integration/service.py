@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,20 +59,20 @@ class MillraceProcess:
         ready_answers: statuses of ``/ready`` from the first answer to the first 200, without repeats.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, **tenants: Mapping[str, Any]) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             config: over settings that make tests quick; addresses that are not given are free ones.
-            overrides: entries of the runtime file, by tenant.
+            tenants: their ``metrics_generator`` in the runtime file.
         """
         # Short: sockets below it have paths of at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="mr-"))
         self.runtime_file = self.folder / "runtime.yaml"
         self.http_port = free_port()
         self.ready_answers: list[int] = []
-        self._overrides = dict(overrides or {})
-        self._write_runtime_file(json.dumps({"overrides": self._overrides}))
+        self._tenants = tenants
+        self._write_runtime_file(self._tenants_text())
         own = {
             "data_dir": str(self.folder / "data"),
             "listen": {
@@ -111,6 +111,11 @@ class MillraceProcess:
         return self._gateway_ports["otlp_http"]
 
     @property
+    def is_running(self) -> bool:
+        """Whether its main process has not ended."""
+        return self._running().poll() is None
+
+    @property
     def log(self) -> str:
         """Everything that it wrote to standard output and error."""
         return (self.folder / "log").read_text(errors="replace")
@@ -133,15 +138,16 @@ class MillraceProcess:
         path.write_text(json.dumps(self._config))
         self.run("serve", "--config", str(path))
 
-    def run(self, *arguments: str) -> None:
-        """Run the command line with these arguments, as any user would."""
+    def run(self, *arguments: str, folder: Path | None = None) -> None:
+        """Run the command line with these arguments, as any user would, from ``folder`` or from here."""
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "cluster.cli", *arguments],
+                [Path(sys.executable).with_name("millrace"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"RAY_TMPDIR": str(self.folder), "COLUMNS": "400"},
+                cwd=folder,
                 start_new_session=True,
             )
 
@@ -209,11 +215,8 @@ class MillraceProcess:
 
     async def put_tenants(self, **entries: Mapping[str, Any]) -> None:
         """Add or change tenants' ``metrics_generator`` in the runtime file; wait until every actor knows."""
-        self._overrides |= {tenant: {"metrics_generator": entry} for tenant, entry in entries.items()}
-        await self.put_runtime_file(json.dumps({"overrides": self._overrides}))
-
-    async def put_runtime_file(self, text: str) -> None:
-        """Replace the runtime file by a good one; wait until every actor knows."""
+        self._tenants |= entries
+        text = self._tenants_text()
         self._write_runtime_file(text)
         sha256 = hashlib.sha256(text.encode()).hexdigest()
 
@@ -224,18 +227,22 @@ class MillraceProcess:
 
         await eventually(is_in_force, _SETTINGS_TIMEOUT_S, lambda: f"the settings are not in force:\n{self.log}")
 
-    def break_runtime_file(self, text: str) -> None:
-        """Replace the runtime file by one that will be refused; :meth:`put_tenants` repairs it."""
+    async def break_runtime_file(self, text: str) -> dict[str, Any]:
+        """Replace a good runtime file by a bad one; return the line that says so. :meth:`put_tenants` repairs it."""
+        event = "runtime file refused, the last good one stays"
+        seen = len(self._lines(event))
         self._write_runtime_file(text)
+        await eventually(lambda: len(self._lines(event)) > seen, 20, lambda: f"nobody minds:\n{self.log}")
+        return self._lines(event)[-1]
 
-    async def logged(self, event: str, is_it: Callable[[dict[str, Any]], bool] = lambda line: True) -> dict[str, Any]:
-        """Wait for a line of the log, and return the newest such."""
+    async def logged(self, event: str, **fields: str) -> dict[str, Any]:
+        """Wait for a line of the log with these fields, and return the newest such."""
 
-        def lines() -> list[dict[str, Any]]:
-            return [line for line in self.events if line["event"] == event and is_it(line)]
+        await eventually(lambda: self._lines(event, **fields), 20, lambda: f"no line {event!r}:\n{self.log}")
+        return self._lines(event, **fields)[-1]
 
-        await eventually(lines, 20, lambda: f"no line {event!r} in the log:\n{self.log}")
-        return lines()[-1]
+    def _lines(self, event: str, **fields: str) -> list[dict[str, Any]]:
+        return [line for line in self.events if line["event"] == event and fields.items() <= line.items()]
 
     async def _is_ready(self) -> bool:
         assert self._running().poll() is None, f"the service ended:\n{self.log}"
@@ -246,6 +253,10 @@ class MillraceProcess:
         if self.ready_answers[-1:] != [status]:
             self.ready_answers.append(status)
         return status == 200
+
+    def _tenants_text(self) -> str:
+        entries = {tenant: {"metrics_generator": entry} for tenant, entry in self._tenants.items()}
+        return json.dumps({"overrides": entries})
 
     def _write_runtime_file(self, text: str) -> None:
         # By renaming, so that half a file is never read.

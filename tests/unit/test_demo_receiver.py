@@ -12,7 +12,7 @@ import snappy
 from cluster.demo import memory
 from cluster.demo.errors import ChildFailedError, ReceiverError
 from cluster.demo.memory import MemoryReceiver
-from cluster.demo.ports import free_port
+from cluster.demo.ports import free_port, free_ports
 from cluster.demo.prometheus import PrometheusReceiver
 from cluster.demo.readings import Receiver
 from cluster.demo.receiver import start_receiver
@@ -198,5 +198,6 @@ def test_at_the_series_bound_the_writer_is_told(built_in: MemoryReceiver, monkey
 def test_a_preferred_port_is_taken_only_if_nobody_listens_on_it(built_in: MemoryReceiver) -> None:
     taken = int(built_in.write_url.split(":")[2].split("/")[0])
     assert free_port(taken) != taken
+    assert len(set(free_ports([0] * 50))) == 50
     free = free_port()
     assert free_port(free) == free

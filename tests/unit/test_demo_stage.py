@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,10 @@ def test_millrace_accepts_what_the_demo_configures(tmp_path: Path) -> None:
 
 
 def test_taken_ports_are_replaced_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.demo.workspace.free_port", lambda usual: 5_000 if usual == 4317 else usual)
+    def without_4317(usual: Iterable[int]) -> list[int]:
+        return [5_000 if port == 4317 else port for port in usual]
+
+    monkeypatch.setattr("cluster.demo.workspace.free_ports", without_4317)
     listen = choose_ports(ephemeral=False)
     assert (listen.otlp_grpc, listen.otlp_http, listen.http) == (5_000, 4318, 8080)
     assert listen.moved == ("4317 is taken, otlp_grpc listens on 5000",)

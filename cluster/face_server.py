@@ -1,0 +1,51 @@
+"""The HTTP server of the service's own port, in the event loop of its caller. What it serves is ``service_face``'s."""
+
+import asyncio
+from contextlib import nullcontext
+from typing import Final
+
+import uvicorn
+
+from cluster.errors import StartError
+from cluster.gateway.listen import CannotListenError, bind
+from cluster.service_face import Service, service_face
+
+_SHUTDOWN_S: Final = 2
+
+
+class FaceServer:
+    """Serves the service face. Touches no signal handlers and logs no requests."""
+
+    def __init__(self, service: Service, listen: str) -> None:
+        self._listen = listen
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                service_face(service),
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+        # Signals are the service's; uvicorn's own handlers would end only this server.
+        self._server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            StartError: the address cannot be had.
+        """
+        try:
+            listener = bind(self._listen)
+        except CannotListenError as error:
+            raise StartError(str(error)) from None
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+        port: int = listener.getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Let requests finish, for a moment, and close the port."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task

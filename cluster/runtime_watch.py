@@ -1,0 +1,72 @@
+"""Looks at the runtime file now and then, says what came of it, and counts. Does not push what it found."""
+
+import asyncio
+from collections import Counter
+
+import structlog
+
+from cluster.errors import StartError
+from cluster.measurements import Measurements
+from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.runtime_file import Failed, Loaded, RuntimeFile
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class RuntimeWatch:
+    """The runtime file in force, if there is one.
+
+    Attributes:
+        is_good: whether the last look found the file good.
+    """
+
+    def __init__(self, runtime_file: RuntimeFile | None) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            StartError: it cannot be read or has faults. At start there is no last good one to go on with.
+        """
+        self.is_good = True
+        self._file = runtime_file
+        self._problem = ""
+        self._failures: Counter[str] = Counter()
+        if runtime_file is not None and isinstance(outcome := runtime_file.poll(), Failed):
+            raise StartError(str(outcome))
+
+    @property
+    def good(self) -> Loaded | None:
+        """What is in force; None without a file."""
+        return self._file.good if self._file else None
+
+    @property
+    def overrides(self) -> RuntimeOverrides:
+        """The entries in force."""
+        return self.good.overrides if self.good else {}
+
+    async def look(self) -> bool:
+        """Read the file again; return whether there is something new. A fault is said once, until there is another."""
+        if self._file is None:
+            return False
+        # In a thread: reading a big file takes seconds, and /ready must answer meanwhile.
+        outcome = await asyncio.to_thread(self._file.poll)
+        if isinstance(outcome, Failed):
+            self._failures[outcome.reason] += 1
+            self.is_good = False
+            if str(outcome) != self._problem:
+                self._problem = str(outcome)
+                log.error("runtime file refused, the last good one stays", problem=self._problem)
+            return False
+        if not self.is_good:
+            log.info("runtime file is good again")
+        self.is_good, self._problem = True, ""
+        if isinstance(outcome, Loaded):
+            log.info("runtime file loaded", entries=len(outcome.overrides), sha256=outcome.sha256[:12])
+            return True
+        return False
+
+    def measure(self) -> Measurements:
+        """Return what became of the looks."""
+        measured: Measurements = [("millrace_settings_last_reload_successful", (), float(self.is_good))]
+        for reason, count in self._failures.items():
+            measured.append(("millrace_settings_reload_failures_total", (reason,), count))
+        return measured

@@ -1,0 +1,279 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from cluster import collector_host
+from cluster.collector_host import CollectorHost
+from cluster.errors import NotConfiguredError
+from cluster.measurements import families
+from tenants.identity import TenantId
+from tenants.processing.flush_record import Acknowledgements, Pulled
+from tenants.processing.profile import ProfileBook
+from tenants.processing.shard_set import ShardSet
+from tenants.settings import ServiceConfig
+from tests.unit.actor_handle import ActorHandle
+from tests.unit.receiver import Hang, Receiver
+from tests.unit.tenant_work import ACME, NOW_NS, calls, config, group, overrides, spans_on
+from tests.unit.waiting import until
+
+TENANTS = overrides(acme=spans_on(), globex=spans_on(shards=2))
+
+
+class Host:
+    """A shard host without its actor. It hangs or fails when it is told to."""
+
+    def __init__(self, service: ServiceConfig) -> None:
+        book = ProfileBook(service)
+        book.put_overrides(1, TENANTS)
+        self.shards = ShardSet(book, lambda: NOW_NS)
+        self.pulls: list[tuple[str, int, Acknowledgements]] = []
+        self.is_failing = False
+        self._answers = asyncio.Event()
+        self._answers.set()
+
+    def hang(self) -> None:
+        self._answers.clear()
+
+    def go_on(self) -> None:
+        self._answers.set()
+
+    def apply(self, tenant: TenantId, *names: str) -> None:
+        self.shards.apply(group(self.shards.book.get(tenant), *names))
+
+    async def pull(self, collector: str, incarnation: int, acknowledged: Acknowledgements) -> Pulled:
+        self.pulls.append((collector, incarnation, acknowledged))
+        await self._answers.wait()
+        if self.is_failing:
+            raise NotConfiguredError("host")
+        return self.shards.pull(collector, incarnation, acknowledged, lambda _: True)
+
+
+def service(receiver: Receiver | None = None) -> ServiceConfig:
+    url = f"remote_write: [{{url: '{receiver.url}'}}]" if receiver else ""
+    return config(f"cluster: {{flush_interval: 10ms}}\n{url}\n")
+
+
+@asynccontextmanager
+async def collecting(
+    settings: ServiceConfig, hosts: Mapping[str, Host], name: str = "collector-0"
+) -> AsyncIterator[CollectorHost]:
+    collector = CollectorHost(name)
+    handles = {name: ActorHandle(host) for name, host in hosts.items()}
+    await collector.configure(settings, handles, 1, TENANTS)
+    try:
+        yield collector
+    finally:
+        for host in hosts.values():
+            host.go_on()
+        await collector.drain(0)
+
+
+async def records(collector: CollectorHost) -> dict[str, int]:
+    return {str(tenant): snapshot.records for tenant, snapshot in (await collector.snapshots()).items()}
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def until_merged(collector: CollectorHost, **expected: int) -> None:
+    async def are_merged() -> bool:
+        return await records(collector) == expected
+
+    await until_true(are_merged)
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``configure`` directs the log of a process, and reads the certificates of the machine, which takes long."""
+    monkeypatch.setattr(collector_host, "new_client", lambda: httpx.AsyncClient(verify=False, trust_env=False))
+    monkeypatch.setattr(collector_host, "set_up_logging", lambda *_: None)
+
+
+async def test_records_of_all_hosts_are_pulled_merged_and_acknowledged() -> None:
+    settings = service()
+    hosts = {"shard-host-0": Host(settings), "shard-host-1": Host(settings)}
+    async with collecting(settings, hosts) as collector:
+        hosts["shard-host-0"].apply(ACME, "a")
+        hosts["shard-host-1"].apply(TenantId("globex"), *["b"] * 20)
+        await until_merged(collector, acme=1, globex=2)
+        await until(lambda: all(not host.shards.pull("x", 0, {}, lambda _: False).records for host in hosts.values()))
+        await until(lambda: len(hosts["shard-host-0"].pulls[-1][2]) == 1)
+        assert {name for host in hosts.values() for name, _, _ in host.pulls} == {"collector-0"}
+        assert len({incarnation for host in hosts.values() for _, incarnation, _ in host.pulls}) == 1
+
+
+async def test_hanging_host_does_not_delay_the_others() -> None:
+    settings = service()
+    good, bad = Host(settings), Host(settings)
+    bad.hang()
+    async with collecting(settings, {"bad": bad, "good": good}) as collector:
+        for count in range(1, 4):
+            good.apply(ACME, "a")
+            await until_merged(collector, acme=count)
+        assert len(bad.pulls) == 1
+        # When it answers at last, nothing is missing.
+        bad.apply(ACME, "a")
+        bad.go_on()
+        await until_merged(collector, acme=4)
+
+
+async def test_host_that_does_not_answer_in_time_is_counted_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_host, "_PULL_TIMEOUT_S", 0.02)
+    settings = service()
+    host = Host(settings)
+    host.hang()
+    async with collecting(settings, {"h": host}) as collector:
+        await until(lambda: len(host.pulls) >= 3)
+        failures = {name: value for name, _, value in await collector.measure()}["millrace_pull_failures_total"]
+        assert failures >= 2
+        host.go_on()
+        host.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+
+
+async def test_failing_host_stops_nobody() -> None:
+    settings = service()
+    good, bad = Host(settings), Host(settings)
+    bad.is_failing = True
+    async with collecting(settings, {"bad": bad, "good": good}) as collector:
+        good.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        await until(lambda: len(bad.pulls) >= 3)
+        bad.is_failing = False
+        bad.apply(ACME, "a")
+        await until_merged(collector, acme=2)
+
+
+async def test_restarted_host_is_followed_from_its_beginning() -> None:
+    settings = service()
+    first, second = Host(settings), Host(settings)
+    second.shards.epoch += 1
+    handle = ActorHandle(first)
+    collector = CollectorHost("collector-0")
+    await collector.configure(settings, {"h": handle}, 1, TENANTS)
+    first.apply(ACME, "a")
+    await until_merged(collector, acme=1)
+    handle.actor = second
+    second.apply(ACME, "a")
+    await until_merged(collector, acme=2)
+    await collector.drain(1)
+
+
+async def test_actor_that_was_not_configured_knows_it_and_takes_no_settings() -> None:
+    collector = CollectorHost("collector-0")
+    assert not await collector.is_configured()
+    assert await collector.measure() == [("millrace_settings_version", (), 0)]
+    assert await collector.snapshots() == {}
+    assert await collector.drain(1)
+    with pytest.raises(NotConfiguredError, match="collector-0"):
+        await collector.put_overrides(1, {})
+
+
+async def test_configuring_again_brings_newer_overrides_and_other_hosts() -> None:
+    settings = service()
+    one, two, three = Host(settings), Host(settings), Host(settings)
+    async with collecting(settings, {"one": one, "two": two}) as collector:
+        assert await collector.is_configured()
+        one.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        await collector.configure(settings, {"two": ActorHandle(two), "three": ActorHandle(three)}, 2, TENANTS)
+        asked = len(one.pulls)
+        three.apply(ACME, "a")
+        two.apply(ACME, "a")
+        await until_merged(collector, acme=3)
+        assert len(one.pulls) - asked <= 1
+        assert ("millrace_settings_version", (), 2) in await collector.measure()
+
+
+async def test_drain_fetches_what_the_hosts_still_have_and_sends_it() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        hosts = {"h0": Host(settings), "h1": Host(settings)}
+        async with collecting(settings, hosts) as collector:
+            for host in hosts.values():
+                for _ in range(20):  # more than an outbox holds
+                    host.apply(ACME, "a")
+                    host.shards.pull("nobody", 1, {}, lambda _: True)
+            assert await collector.drain(10)
+            asked = [len(host.pulls) for host in hosts.values()]
+            await asyncio.sleep(0.05)
+            assert [len(host.pulls) for host in hosts.values()] == asked
+    assert calls(receiver.bodies[-1:]) == {"a": 40}
+
+
+async def test_drain_merges_what_came_while_a_tenant_was_being_encoded() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        async with collecting(settings, {"h": host}) as collector:
+            host.apply(ACME, "a")
+            await until_merged(collector, acme=1)
+            assert collector._tenants is not None
+            async with collector._tenants._tenants[ACME]._lock:
+                host.apply(ACME, "a")
+                draining = asyncio.ensure_future(collector.drain(10))
+                asked = len(host.pulls)
+                await until(lambda: len(host.pulls) > asked + 2)
+            assert await draining
+    assert calls(receiver.bodies[-1:]) == {"a": 2}
+
+
+async def test_drain_is_not_held_up_by_a_host_that_hangs() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        good, bad = Host(settings), Host(settings)
+        async with collecting(settings, {"good": good, "bad": bad}) as collector:
+            good.apply(ACME, "a")
+            bad.hang()
+            async with asyncio.timeout(5):
+                assert not await collector.drain(0.4)
+    assert calls(receiver.bodies[-1:]) == {"a": 1}
+
+
+async def test_drain_says_so_when_an_endpoint_is_down() -> None:
+    async with Receiver(otherwise=Hang()) as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        async with collecting(settings, {"h": host}) as collector:
+            host.apply(ACME, "a")
+            assert not await collector.drain(0.2)
+
+
+async def test_tenants_that_are_switched_off_end() -> None:
+    settings = config(
+        "cluster: {flush_interval: 10ms}\nlog: {level: error}\nmetrics_generator: {registry: {collection_interval: 1s}}"
+    )
+    host = Host(settings)
+    async with collecting(settings, {"h": host}) as collector:
+        host.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        assert collector._tenants is not None
+        await collector._tenants._tenants[ACME].collect()
+        await collector.put_overrides(2, {})
+        await collector._tenants._tenants[ACME].collect()
+        await until_merged(collector)
+
+
+async def test_everything_measured_is_declared() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        async with collecting(settings, {"h": host}) as collector:
+            host.apply(ACME, "a")
+            await until_merged(collector, acme=1)
+            assert collector._tenants is not None
+            await collector._tenants._tenants[ACME].collect()
+            await receiver.wait_for_requests(1)
+
+            async def is_sent() -> bool:
+                return any(name.endswith("highest_sent_timestamp_seconds") for name, *_ in await collector.measure())
+
+            await until_true(is_sent)
+            measured = await collector.measure()
+    assert len(list(families({"collector-0": measured}))) >= 18

@@ -1,0 +1,134 @@
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from tenants import _engine
+from tenants.endpoint import Surroundings
+from tenants.endpoint.collector_set import CollectorSet
+from tenants.identity import TenantId
+from tenants.processing.profile import ProfileBook
+from tests.unit.receiver import Hang, Receiver
+from tests.unit.standing_clock import StandingClock
+from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
+from tests.unit.waiting import until
+
+GLOBEX = TenantId("globex")
+
+
+@asynccontextmanager
+async def collecting(profiles: ProfileBook) -> AsyncIterator[CollectorSet]:
+    # Reading the certificates of the machine takes longer than a test.
+    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+        tenants = CollectorSet(profiles, Surroundings(client, StandingClock(), random.Random(7), "1.2.3"))
+        try:
+            yield tenants
+        finally:
+            for collector in tenants._tenants.values():
+                await collector.close()
+
+
+def record(profiles: ProfileBook, tenant: TenantId, *names: str) -> bytes:
+    profile = profiles.get(tenant)
+    shard = _engine.Shard(profile.plan)
+    shard.apply(group(profile, *names, count=1).payload, NOW_NS)
+    return shard.flush(NOW_NS)
+
+
+def both(receiver: Receiver, **globex: Any) -> ProfileBook:
+    entry = spans_on(remote_write=[{"url": receiver.url}])
+    return book(overrides(acme=entry, globex=entry | globex), "multitenancy_enabled: true")
+
+
+async def test_each_tenants_series_go_out_under_its_name() -> None:
+    async with Receiver() as receiver:
+        profiles = both(receiver)
+        async with collecting(profiles) as tenants:
+            assert tenants.merge(ACME, "s", record(profiles, ACME, "a", "a"))
+            assert tenants.merge(GLOBEX, "s", record(profiles, GLOBEX, "b"))
+            assert await tenants.drain(10)
+        sent = {request.header("X-Scope-OrgID"): calls([request.body]) for request in receiver.requests}
+    assert sent == {"acme": {"a": 2}, "globex": {"b": 1}}
+
+
+async def test_record_that_cannot_be_read_is_an_error_and_one_that_meets_a_bug_waits() -> None:
+    profiles = book()
+    async with collecting(profiles) as tenants:
+        with pytest.raises(_engine.MalformedFrame):
+            tenants.merge(ACME, "s", b"damaged")
+        tenants._tenants[ACME]._registry = _Broken()  # type: ignore[assignment]
+        with structlog.testing.capture_logs() as logs:
+            assert not tenants.merge(ACME, "s", record(profiles, ACME, "a"))
+    assert [(line["event"], line["tenant"]) for line in logs] == [
+        ("flush record could not be merged, it has to wait", "acme")
+    ]
+
+
+async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
+    async with Receiver() as receiver:
+        profiles = both(receiver)
+        async with collecting(profiles) as tenants:
+            for tenant in (ACME, GLOBEX):
+                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
+            tenants._tenants[ACME]._registry = _Broken()  # type: ignore[assignment]
+            with structlog.testing.capture_logs() as logs:
+                assert list(tenants.snapshots()) == [GLOBEX]
+                settings = spans_on(remote_write=[{"url": receiver.url}], max_active_series=7)
+                profiles.put_overrides(2, overrides(acme=settings, globex=settings))
+                await tenants.use_overrides()
+                await tenants.end_finished()
+                assert not await tenants.drain(5)
+            assert {line["tenant"] for line in logs if line["log_level"] == "error"} == {"acme"}
+            assert tenants._tenants[GLOBEX]._profile is profiles.get(GLOBEX)
+    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
+
+
+async def test_dead_endpoint_of_one_tenant_does_not_delay_the_others_end() -> None:
+    async with Receiver() as receiver, Receiver(otherwise=Hang()) as dead:
+        profiles = both(receiver, remote_write=[{"url": dead.url}])
+        async with collecting(profiles) as tenants:
+            for tenant in (ACME, GLOBEX):
+                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
+            assert not await tenants.drain(0.1)
+    assert len(receiver.requests) == 1
+
+
+async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again() -> None:
+    async with Receiver() as receiver:
+        profiles = both(receiver)
+        async with collecting(profiles) as tenants:
+            tenants.merge(ACME, "s", record(profiles, ACME, "a"))
+            await tenants._tenants[ACME].collect()
+            await tenants.end_finished()
+            assert list(tenants.snapshots()) == [ACME]
+            profiles.put_overrides(2, {})
+            await tenants.use_overrides()
+            await tenants._tenants[ACME].collect()
+            await receiver.wait_for_requests(1)
+            await until(lambda: tenants._tenants[ACME].is_finished)
+            await tenants.end_finished()
+            assert tenants.snapshots() == {}
+            tenants.forget_source(ACME, "s")
+            profiles.put_overrides(3, overrides(acme=spans_on()))
+            tenants.merge(ACME, "s", record(profiles, ACME, "a"))
+            assert list(tenants.snapshots()) == [ACME]
+
+
+async def test_overrides_reach_every_tenant_that_is_here() -> None:
+    entries = {f"t{number}": spans_on() for number in range(250)}
+    profiles = book(overrides(**entries))
+    async with collecting(profiles) as tenants:
+        for name in entries:
+            tenants.merge(TenantId(name), "s", record(profiles, TenantId(name), "a"))
+        profiles.put_overrides(2, overrides(**{name: spans_on(collection_interval="1m") for name in entries}))
+        await tenants.use_overrides()
+        assert {collector._schedule.interval_s for collector in tenants._tenants.values()} == {60}
+
+
+class _Broken:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("an earlier call panicked in this object; it cannot be used any more")

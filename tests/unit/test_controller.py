@@ -1,0 +1,424 @@
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from cluster import controller as controller_module
+from cluster import ray_compat
+from cluster.controller import COLLECTOR_SLOT, GATEWAY_SLOT, SHARD_SLOT, Controller
+from cluster.errors import StartError
+from cluster.gateway.gateway import Ports
+from cluster.gateway.listen import CannotListenError
+from cluster.measurements import Measurements
+from cluster.placement import Routes
+from tenants.identity import TenantId
+from tests.unit.actor_handle import ActorHandle
+from tests.unit.tenant_work import config, overrides, spans_on
+from tests.unit.waiting import until
+
+SECRET = "s3cr3t-token"
+CONFIG = config(f"""
+cluster: {{shard_hosts: 2}}
+remote_write: [{{url: "http://h/{SECRET}", headers: {{Authorization: {SECRET}}}}}]
+overrides: {{defaults: {{metrics_generator: {{remote_write_headers: {{X-Key: {SECRET}}}}}}}}}
+""")
+RUNTIME = overrides(
+    acme=spans_on(
+        remote_write=[{"url": "https://acme/", "headers": {"X-Key": SECRET}}], remote_write_headers={"X-A": SECRET}
+    )
+)
+
+
+class Actor:
+    """Any of the three actors: knows its settings or not, answers or not."""
+
+    def __init__(self, name: str, journal: list[tuple[str, str]]) -> None:
+        self.name = name
+        self.journal = journal
+        self.version = 0
+        self.drains = True
+        self.fails: set[str] = set()
+        self.hangs: set[str] = set()
+        self._is_configured = False
+
+    async def _answer(self, method: str) -> None:
+        self.journal.append((self.name, method))
+        if method in self.fails:
+            raise ConnectionError(f"{self.name} is unavailable")
+        if method in self.hangs:
+            await asyncio.sleep(60)
+
+    async def configure(self, _config: Any, *arguments: Any) -> Ports | None:
+        await self._answer("configure")
+        self._is_configured = True
+        self.version = arguments[-2]
+        return Ports(4317, 4318) if self.name.startswith("gateway") else None
+
+    async def put_overrides(self, version: int, _runtime: Any) -> None:
+        await self._answer("put_overrides")
+        self.version = version
+
+    async def is_configured(self) -> bool:
+        if "is_configured" in self.fails:
+            raise ConnectionError("restarting")
+        return self._is_configured
+
+    async def measure(self) -> Measurements:
+        await self._answer("measure")
+        return [("millrace_settings_version", (), self.version)]
+
+    async def snapshots(self) -> dict[TenantId, str]:
+        await self._answer("snapshots")
+        return {TenantId("acme"): self.name}
+
+    async def close_edges(self) -> None:
+        await self._answer("close_edges")
+
+    async def drain(self, _deadline_s: float) -> bool:
+        await self._answer("drain")
+        return self.drains
+
+
+class Cluster:
+    """What Ray would be asked for: actors by name, slots, killing."""
+
+    def __init__(self) -> None:
+        self.journal: list[tuple[str, str]] = []
+        self.handles: dict[str, ActorHandle] = {}
+        self.options: dict[str, dict[str, Any]] = {}
+        self.slots: dict[str, int] = {}
+        self.killed: list[str] = []
+        self.prepare: Callable[[Actor], None] = lambda _: None
+
+    def create_actor(self, _actor_class: type, name: str, **options: Any) -> ActorHandle:
+        self.options[name] = options
+        if name not in self.handles:
+            actor = Actor(name, self.journal)
+            self.prepare(actor)
+            self.handles[name] = ActorHandle(actor)
+        return self.handles[name]
+
+    def actor(self, name: str) -> Actor:
+        actor: Actor = self.handles[name].actor
+        return actor
+
+    def restart(self, name: str) -> None:
+        self.handles[name].actor = Actor(name, self.journal)
+
+    def kill(self, handle: ActorHandle) -> None:
+        self.killed.append(handle.actor.name)
+
+    def order(self, method: str) -> list[str]:
+        return [name for name, called in self.journal if called == method]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster()
+    monkeypatch.setattr(ray_compat, "create_actor", made.create_actor)
+    monkeypatch.setattr(ray_compat, "kill", made.kill)
+    monkeypatch.setattr(ray_compat, "slots", lambda slot: made.slots.get(slot, 0))
+    monkeypatch.setattr(controller_module, "_WATCH_INTERVAL_S", 0.01)
+    # It directs the log of a process; this one is the tests'.
+    monkeypatch.setattr(controller_module, "set_up_logging", lambda *_: None)
+    return made
+
+
+@pytest.fixture
+async def controller(cluster: Cluster) -> AsyncIterator[Controller]:
+    made = Controller("controller")
+    yield made
+    if made._watching is not None:
+        made._watching.cancel()
+        await asyncio.wait([made._watching])
+
+
+def silently() -> Any:
+    return structlog.testing.capture_logs()
+
+
+# Starting
+
+
+async def test_gateways_are_configured_last_and_their_ports_returned(cluster: Cluster, controller: Controller) -> None:
+    assert await controller.start(CONFIG, 5, RUNTIME) == {"gateway-0": Ports(4317, 4318)}
+    assert sorted(cluster.handles) == ["collector-0", "gateway-0", "shard-host-0", "shard-host-1"]
+    assert [name[:-2] for name in cluster.order("configure")] == ["shard-host", "shard-host", "collector", "gateway"]
+    routes = Routes(1, ("shard-host-0", "shard-host-1"), ("collector-0",))
+    assert cluster.handles["shard-host-1"].sent("configure")[0][1] == routes
+    assert cluster.handles["gateway-0"].sent("configure")[0][1] == routes
+    assert cluster.handles["collector-0"].sent("configure")[0][1] == {
+        name: cluster.handles[name] for name in routes.shard_hosts
+    }
+
+
+async def test_only_the_collector_is_told_secrets(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    await controller.put_overrides(6, RUNTIME)
+    cluster.restart("shard-host-0")
+    cluster.restart("gateway-0")
+    await until(lambda: len(cluster.order("configure")) == 6)
+    for name, handle in cluster.handles.items():
+        told = any(SECRET.encode() in pickle.dumps(arguments) for _, arguments in handle.arguments)
+        assert told == (name == "collector-0"), name
+    collector = cluster.handles["collector-0"]
+    assert (collector.sent("configure")[0][0], collector.sent("configure")[0][3]) == (CONFIG, RUNTIME)
+    assert collector.sent("put_overrides") == [(6, RUNTIME)]
+
+
+async def test_number_of_actors_follows_configuration_then_slots_then_cores(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def names_of(text: str) -> list[str]:
+        cluster.handles.clear()
+        controller = Controller("controller")
+        await controller.start(config(text), 1, {})
+        assert controller._watching is not None
+        controller._watching.cancel()
+        return sorted(cluster.handles)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert len([name for name in await names_of("") if name.startswith("shard-host")]) == 3
+    cluster.slots = {SHARD_SLOT: 4, GATEWAY_SLOT: 2, COLLECTOR_SLOT: 1}
+    names = await names_of("")
+    assert len([name for name in names if name.startswith("shard-host")]) == 4
+    assert len([name for name in names if name.startswith("gateway")]) == 2
+    assert len([n for n in await names_of("cluster: {shard_hosts: 1}") if n.startswith("shard-host")]) == 1
+
+
+async def test_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await controller.start(CONFIG, 1, {})
+    assert cluster.options["shard-host-0"]["concurrency_groups"] == {"pull": 1, "control": 1}
+    slots = {name: options["slot"] for name, options in cluster.options.items()}
+    assert slots["shard-host-0"] == SHARD_SLOT
+    assert (slots["collector-0"], slots["gateway-0"]) == (COLLECTOR_SLOT, GATEWAY_SLOT)
+
+
+async def test_address_that_cannot_be_had_ends_the_start(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def taken(self: Actor, *_arguments: Any) -> None:
+        raise CannotListenError("127.0.0.1:4317", "in use")
+
+    cluster.prepare = lambda actor: (
+        monkeypatch.setattr(actor, "configure", taken.__get__(actor)) if actor.name == "gateway-0" else None
+    )
+    with pytest.raises(CannotListenError, match="4317"):
+        await controller.start(CONFIG, 1, {})
+    assert await controller.settings_version() == 0
+
+
+async def test_actors_that_do_not_come_up_are_named(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 0.02)
+    cluster.prepare = lambda actor: actor.hangs.add("configure")
+    with pytest.raises(StartError, match="shard-host-0, shard-host-1 did not come up"):
+        await controller.start(CONFIG, 1, {})
+
+
+async def test_controller_that_was_restarted_finds_the_actors_again(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    handles = dict(cluster.handles)
+    again = Controller("controller")
+    assert await again.settings_version() == 0
+    assert not await again.is_ready()
+    assert await again.start(CONFIG, 5, RUNTIME) == {"gateway-0": Ports(4317, 4318)}
+    assert cluster.handles == handles
+    assert await again.settings_version() == 5
+    assert await again.is_ready()
+    assert again._watching is not None
+    again._watching.cancel()
+
+
+# Watching
+
+
+async def test_restarted_actor_is_told_the_newest_settings(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    await controller.put_overrides(6, {})
+    for name in list(cluster.handles):
+        cluster.restart(name)
+    with silently() as logs:
+        await until(lambda: all(handle.actor.version == 6 for handle in cluster.handles.values()))
+    assert {line["actor"] for line in logs} == set(cluster.handles)
+
+
+async def test_actor_that_cannot_be_configured_is_tried_again_and_stops_nobody(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    for name in ("shard-host-0", "gateway-0"):
+        cluster.restart(name)
+    cluster.actor("shard-host-0").hangs.add("configure")
+    with silently():
+        await until(lambda: cluster.actor("gateway-0").version == 5)
+        cluster.restart("shard-host-0")
+        cluster.actor("shard-host-0").fails.add("configure")
+        monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 0.02)
+        # The call that hangs was begun under the long limit.
+        assert controller._watching is not None
+        controller._watching.cancel()
+        controller._watching = asyncio.ensure_future(controller._watch())
+        await until(lambda: cluster.order("configure").count("shard-host-0") >= 4)
+        cluster.actor("shard-host-0").fails.clear()
+        await until(lambda: cluster.actor("shard-host-0").version == 5)
+
+
+async def test_actor_that_missed_newer_settings_gets_them_when_it_is_back(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    away = cluster.actor("shard-host-1")
+    away.fails = {"put_overrides", "is_configured"}
+    with silently() as logs:
+        await controller.put_overrides(6, {})
+    assert [(line["actor"], line["error"]) for line in logs] == [("shard-host-1", "ConnectionError")]
+    versions = {name: cluster.actor(name).version for name in cluster.handles}
+    assert versions == {"shard-host-0": 6, "shard-host-1": 5, "collector-0": 6, "gateway-0": 6}
+    away.fails = set()
+    await until(lambda: away.version == 6)
+    told = len(cluster.order("put_overrides"))
+    await asyncio.sleep(0.05)
+    assert len(cluster.order("put_overrides")) == told
+
+
+async def test_watching_survives_its_own_bugs(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    bugs = [RuntimeError("bug")]
+    actors = controller._actors
+
+    def failing() -> dict[str, Any]:
+        if bugs:
+            raise bugs.pop()
+        return actors()
+
+    monkeypatch.setattr(controller, "_actors", failing)
+    with silently() as logs:
+        await until(lambda: not bugs)
+        cluster.restart("gateway-0")
+        await until(lambda: cluster.actor("gateway-0").version == 5)
+    assert logs[0]["event"] == "actors could not be looked after"
+
+
+# Settings
+
+
+async def test_settings_reach_the_collector_first_and_the_gateways_last(
+    cluster: Cluster, controller: Controller
+) -> None:
+    """A span that is generated under new settings must not arrive where they are not known yet."""
+    await controller.start(CONFIG, 5, RUNTIME)
+    await controller.put_overrides(6, {})
+    told = [name[:-2] for name in cluster.order("put_overrides")]
+    assert told == ["collector", "shard-host", "shard-host", "gateway"]
+
+
+async def test_older_settings_are_not_put_over_newer_ones(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    await controller.put_overrides(4, {})
+    assert cluster.order("put_overrides") == []
+    assert await controller.settings_version() == 5
+
+
+async def test_settings_wait_for_nobody_longer_than_an_answer_may_take(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.actor("collector-0").hangs.add("put_overrides")
+    monkeypatch.setattr(controller_module._answers, "__defaults__", (0.02,))
+    with silently():
+        async with asyncio.timeout(2):
+            await controller.put_overrides(6, {})
+    assert cluster.actor("gateway-0").version == 6
+
+
+# Questions
+
+
+async def test_actor_that_does_not_answer_is_reported_as_down(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.actor("shard-host-0").fails.add("measure")
+    measured = await controller.measure()
+    assert measured["shard-host-0"] == [("millrace_actor_up", (), 0.0)]
+    assert measured["gateway-0"] == [("millrace_actor_up", (), 1.0), ("millrace_settings_version", (), 5)]
+    assert sorted(measured) == sorted(cluster.handles)
+
+
+async def test_ready_means_that_every_gateway_accepts(cluster: Cluster, controller: Controller) -> None:
+    assert not await controller.is_ready()
+    cluster.slots = {GATEWAY_SLOT: 2}
+    await controller.start(CONFIG, 5, RUNTIME)
+    assert await controller.is_ready()
+    cluster.actor("gateway-1").fails.add("is_configured")
+    assert not await controller.is_ready()
+
+
+async def test_tenants_of_collectors_that_answer_are_listed(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    assert await controller.tenants() == {TenantId("acme"): "collector-0"}
+    cluster.actor("collector-0").fails.add("snapshots")
+    assert await controller.tenants() == {}
+
+
+# Draining
+
+
+async def test_drain_goes_with_the_stream_and_ends_every_actor(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.journal.clear()
+    with silently():
+        assert await controller.drain(4.0)
+    assert cluster.journal == [
+        ("gateway-0", "drain"),
+        ("shard-host-0", "close_edges"),
+        ("shard-host-1", "close_edges"),
+        ("collector-0", "drain"),
+    ]
+    assert sorted(cluster.killed) == sorted(cluster.handles)
+    assert controller._watching is not None
+    assert controller._watching.done()
+    assert cluster.handles["gateway-0"].sent("drain") == [(2.0,)]
+    assert 3.5 < cluster.handles["collector-0"].sent("drain")[0][0] <= 4.0
+
+
+async def test_drain_says_so_when_something_is_left(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.actor("collector-0").drains = False
+    with silently():
+        assert not await controller.drain(1.0)
+    assert sorted(cluster.killed) == sorted(cluster.handles)
+
+
+async def test_actors_that_hang_or_fail_leave_time_for_the_collector(cluster: Cluster, controller: Controller) -> None:
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.actor("gateway-0").fails.add("drain")
+    cluster.actor("shard-host-0").hangs.add("close_edges")
+    with silently() as logs:
+        async with asyncio.timeout(2):
+            assert await controller.drain(0.4)
+    assert [(line["kind"], line["log_level"]) for line in logs if "kind" in line] == [
+        ("gateway", "error"),
+        ("shard host", "error"),
+    ]
+    assert 0.1 < cluster.handles["collector-0"].sent("drain")[0][0] < 0.3
+    assert sorted(cluster.killed) == sorted(cluster.handles)
+
+
+async def test_collector_that_does_not_answer_means_not_sent(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_module, "_ANSWER_TIMEOUT_S", 0.05)
+    await controller.start(CONFIG, 5, RUNTIME)
+    cluster.actor("collector-0").hangs.add("drain")
+    with silently():
+        async with asyncio.timeout(2):
+            assert not await controller.drain(0.1)
+    assert "collector-0" in cluster.killed

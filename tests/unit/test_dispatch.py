@@ -1,0 +1,340 @@
+import asyncio
+import threading
+from collections.abc import Callable, Collection, Mapping
+
+import pytest
+import structlog
+
+from cluster.gateway.dispatch import Dispatcher, GroupBounds, HostLane
+from cluster.gateway.intake import Accepted
+from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.placement import Routes
+from tenants import _engine
+from tenants.identity import TenantId
+from tenants.processing.flush_record import ShardKey
+from tenants.processing.profile import ProfileBook
+from tenants.processing.shard_set import FrameGroup
+from tests.unit.tenant_work import ACME, NOW_NS, book, overrides, request, span, spans_on
+from tests.unit.waiting import until
+
+KEY = ShardKey(ACME, 0, 1)
+NEVER_S = 60.0
+ALONE = GroupBounds(max_bytes=1, wait_s=NEVER_S)
+
+
+class Host:
+    """Takes groups. While held, calls wait; ``outcomes`` are played one by one, then everything is counted."""
+
+    def __init__(self, *outcomes: Exception | Collection[int]) -> None:
+        self.groups: list[FrameGroup] = []
+        self.at_once = 0
+        self._outcomes = list(outcomes)
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [group.payload for group in self.groups]
+
+    async def take(self, group: FrameGroup) -> Collection[int]:
+        self.groups.append(group)
+        self.at_once += 1
+        try:
+            await self._open.wait()
+        finally:
+            self.at_once -= 1
+        outcome = self._outcomes.pop(0) if self._outcomes else ()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def test_frames_travel_together_until_the_group_is_full() -> None:
+    host = Host()
+    lane = HostLane("h", host.take, GroupBounds(max_bytes=6, wait_s=NEVER_S))
+    other = ShardKey(TenantId("other"), 3, 4)
+    first, second = lane.add(KEY, b"abc"), lane.add(other, b"de")
+    assert (lane.queued_bytes, host.groups) == (5, [])
+    third = lane.add(KEY, b"f")
+    assert await asyncio.gather(first, second, third) == [True, True, True]
+    assert host.groups == [FrameGroup(((KEY, 3), (other, 2), (KEY, 1)), b"abcdef")]
+    assert (lane.queued_bytes, lane.groups, lane.failures) == (0, 1, 0)
+
+
+async def test_group_is_sent_when_its_first_frame_has_waited() -> None:
+    host = Host()
+    lane = HostLane("h", host.take, GroupBounds(max_bytes=1 << 20, wait_s=0.01))
+    started = asyncio.get_running_loop().time()
+    assert await lane.add(KEY, b"a")
+    assert asyncio.get_running_loop().time() - started >= 0.009
+    # The timer of a group is gone with it: the next group waits its own time.
+    assert await lane.add(KEY, b"b")
+    assert host.payloads == [b"a", b"b"]
+
+
+async def test_full_group_leaves_no_timer_for_the_next() -> None:
+    host = Host()
+    lane = HostLane("h", host.take, GroupBounds(max_bytes=2, wait_s=0.02))
+    lane.add(KEY, b"ab")
+    await asyncio.sleep(0.012)
+    late = lane.add(KEY, b"c")
+    await asyncio.sleep(0.012)  # the first group's time is over, the second's is not
+    assert not late.done()
+    assert await late
+
+
+async def test_calls_begin_in_the_order_of_frames_and_three_are_in_flight() -> None:
+    host = Host()
+    host.hold()
+    lane = HostLane("h", host.take, ALONE)
+    counted = [lane.add(KEY, bytes([letter])) for letter in b"abcdefgh"]
+    await until(lambda: host.at_once == 3)
+    assert (host.payloads, lane.queued_bytes) == ([b"a", b"b", b"c"], 8)
+    host.release()
+    assert all(await asyncio.gather(*counted))
+    assert b"".join(host.payloads) == b"abcdefgh"
+    assert lane.queued_bytes == 0
+
+
+async def test_failed_call_tells_all_its_frames_and_no_others() -> None:
+    host = Host(ConnectionError("gone"))
+    lane = HostLane("h", host.take, GroupBounds(max_bytes=2, wait_s=NEVER_S))
+    with structlog.testing.capture_logs() as logs:
+        lost = [lane.add(KEY, b"a"), lane.add(KEY, b"b")]
+        kept = [lane.add(KEY, b"c"), lane.add(KEY, b"d")]
+        assert await asyncio.gather(*lost, *kept) == [False, False, True, True]
+    assert (lane.queued_bytes, lane.groups, lane.failures) == (0, 2, 1)
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("calls to shard host fail", "warning"),
+        ("shard host answers again", "info"),
+    ]
+    assert logs[0]["error"] == "ConnectionError: gone"
+
+
+async def test_host_that_keeps_failing_fills_no_log() -> None:
+    host = Host(*(ConnectionError("gone") for _ in range(5)))
+    lane = HostLane("h", host.take, ALONE)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            assert not await lane.add(KEY, b"a")
+    assert lane.failures == 5
+    assert len(logs) == 1
+
+
+async def test_frames_that_the_host_could_not_count_are_told_apart() -> None:
+    host = Host((1,))
+    lane = HostLane("h", host.take, GroupBounds(max_bytes=3, wait_s=NEVER_S))
+    counted = [lane.add(KEY, letter) for letter in (b"a", b"b", b"c")]
+    assert await asyncio.gather(*counted) == [True, False, True]
+    assert lane.failures == 0
+
+
+async def test_hanging_host_is_given_up_in_time_also_by_those_who_wait_for_a_place() -> None:
+    host = Host()
+    host.hold()
+    lane = HostLane("h", host.take, ALONE, call_timeout_s=0.05)
+    async with asyncio.timeout(1):
+        assert await asyncio.gather(*(lane.add(KEY, b"a") for _ in range(10))) == [False] * 10
+    assert (len(host.groups), host.at_once, lane.queued_bytes) == (3, 0, 0)
+    host.release()
+    assert await lane.add(KEY, b"b")
+
+
+async def test_frames_of_clients_that_went_away_while_they_waited_are_not_sent() -> None:
+    host = Host()
+    host.hold()
+    lane = HostLane("h", host.take, ALONE)
+    busy = [lane.add(KEY, b"x") for _ in range(3)]
+    gone, staying = lane.add(KEY, b"g"), lane.add(KEY, b"s")
+    gone.cancel()
+    host.release()
+    assert all(await asyncio.gather(*busy, staying))
+    assert host.payloads == [b"x", b"x", b"x", b"s"]
+    assert lane.queued_bytes == 0
+
+
+# Dispatcher
+
+
+def dispatcher(
+    hosts: Mapping[str, Host],
+    bounds: GroupBounds = ALONE,
+    *,
+    profiles: ProfileBook | None = None,
+    max_queued_bytes: int = 1 << 20,
+    clock_ns: Callable[[], int] = lambda: NOW_NS,
+) -> Dispatcher:
+    routes = Routes(1, tuple(hosts), ("collector-0",))
+    sends = {name: host.take for name, host in hosts.items()}
+    return Dispatcher(profiles or book(), routes, sends, bounds, clock_ns, max_queued_bytes=max_queued_bytes)
+
+
+def measured(intake: Dispatcher) -> dict[tuple[str, ...], float]:
+    return {(name, *labels): value for name, labels, value in intake.measure()}
+
+
+async def test_every_frame_goes_to_the_host_of_its_shard() -> None:
+    hosts = {f"h{index}": Host() for index in range(3)}
+    intake = dispatcher(hosts, profiles=book(overrides(acme=spans_on(shards=5))))
+    assert await intake.submit(ACME, request(*["op"] * 200)) == Accepted()
+    routes = Routes(1, tuple(hosts), ())
+    keys = {name: {key for group in host.groups for key, _ in group.shards} for name, host in hosts.items()}
+    assert set().union(*keys.values()) == {ShardKey(ACME, index, 5) for index in range(5)}
+    assert all(routes.host_of(ACME, key.index) == name for name, found in keys.items() for key in found)
+
+
+async def test_requests_of_several_tenants_share_a_call() -> None:
+    host = Host()
+    tenants = overrides(acme=spans_on(), globex=spans_on(shards=2))
+    intake = dispatcher({"h": host}, GroupBounds(1 << 20, 0.01), profiles=book(tenants))
+    answers = await asyncio.gather(
+        intake.submit(ACME, request("a")),
+        intake.submit(TenantId("globex"), request("b")),
+        intake.submit(ACME, request("c")),
+    )
+    assert answers == [Accepted()] * 3
+    assert [str(key.tenant) for key, _ in host.groups[0].shards] == ["acme", "globex", "acme"]
+    assert len(host.groups) == 1
+
+
+async def test_request_is_refused_whole_if_one_of_its_hosts_fails() -> None:
+    hosts = {"h0": Host(), "h1": Host(RuntimeError("restarting"))}
+    intake = dispatcher(hosts, profiles=book(overrides(acme=spans_on(shards=2))))
+    refused = await intake.submit(ACME, request(*["op"] * 50))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.retry_after_s) == (RefusalReason.UNAVAILABLE, 1.0)
+    assert refused.answer.is_retryable
+    figures = measured(intake)
+    assert figures["millrace_dispatch_failures_total", "h1"] == 1
+    assert not [key for key in figures if key[0] in {"millrace_spans_received_total"}]
+    assert await intake.submit(ACME, request(*["op"] * 50)) == Accepted()
+    assert measured(intake)["millrace_spans_received_total", "acme"] == 50
+
+
+async def test_only_the_request_whose_frame_cannot_be_counted_is_refused() -> None:
+    host = Host((0,))
+    intake = dispatcher({"h": host}, GroupBounds(1 << 20, 0.01))
+    bad, good = await asyncio.gather(intake.submit(ACME, request("a")), intake.submit(ACME, request("b")))
+    assert isinstance(bad, Refused)
+    assert bad.reason is RefusalReason.UNAVAILABLE
+    assert good == Accepted()
+
+
+async def test_client_that_goes_away_does_not_disturb_the_others_of_its_group() -> None:
+    host = Host()
+    host.hold()
+    intake = dispatcher({"h": host}, GroupBounds(1 << 20, 0.005))
+    requests = [asyncio.ensure_future(intake.submit(ACME, request(name))) for name in "abc"]
+    await until(lambda: host.at_once == 1)
+    requests[1].cancel()
+    await asyncio.wait([requests[1]])
+    host.release()
+    assert await asyncio.gather(requests[0], requests[2]) == [Accepted(), Accepted()]
+    assert requests[1].cancelled()
+    assert measured(intake)["millrace_spans_received_total", "acme"] == 2
+
+
+async def test_requests_are_refused_while_too_much_waits_and_taken_again_after() -> None:
+    host = Host()
+    host.hold()
+    intake = dispatcher({"h": host}, max_queued_bytes=100)
+    waiting = asyncio.ensure_future(intake.submit(ACME, request("op")))
+    await until(lambda: host.at_once == 1)
+    refused = await intake.submit(ACME, request("op"))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.retry_after_s) == (RefusalReason.OVERLOADED, 1.0)
+    assert measured(intake)["millrace_dispatch_queued_bytes",] > 100
+    host.release()
+    assert await waiting == Accepted()
+    assert await intake.submit(ACME, request("op")) == Accepted()
+    assert measured(intake)["millrace_dispatch_queued_bytes",] == 0
+
+
+async def test_malformed_request_is_final_and_says_where() -> None:
+    host = Host()
+    intake = dispatcher({"h": host})
+    refused = await intake.submit(ACME, request("op")[:-3])
+    assert isinstance(refused, Refused)
+    assert refused.reason is RefusalReason.MALFORMED
+    assert "at byte" in refused.message
+    assert "resource_spans" in refused.message
+    assert host.groups == []
+    assert not [key for key in measured(intake) if key[0].endswith(("spans_received_total", "bytes_total"))]
+
+
+async def test_spans_without_valid_ids_are_refused_and_the_others_counted() -> None:
+    host = Host()
+    intake = dispatcher({"h": host})
+    bad = [span(trace_id=b"\x00" * 16), span(trace_id=b"\x01"), span(span_id=b"")]
+    answer = await intake.submit(ACME, request("op", spans=bad))
+    assert answer == Accepted(
+        3,
+        "spans without a valid id: 1 invalid_span_id, 2 invalid_trace_id; ids are 16 and 8 bytes, not all zero",
+    )
+    figures = measured(intake)
+    assert figures["millrace_spans_received_total", "acme"] == 4
+    assert figures["millrace_spans_discarded_total", "acme", "gateway", "invalid_trace_id"] == 2
+    assert figures["millrace_spans_discarded_total", "acme", "gateway", "invalid_span_id"] == 1
+    assert len(host.groups) == 1
+
+
+async def test_spans_out_of_time_are_accepted_and_counted_as_discarded() -> None:
+    host = Host()
+    intake = dispatcher({"h": host}, clock_ns=lambda: NOW_NS + 60 * 10**9)
+    assert await intake.submit(ACME, request("op", "op")) == Accepted()
+    key = ("millrace_spans_discarded_total", "acme", "gateway", "outside_metrics_ingestion_slack")
+    assert measured(intake)[key] == 2
+    assert host.groups == []
+
+
+async def test_tenant_without_processors_is_accepted_and_nothing_is_sent() -> None:
+    host = Host()
+    intake = dispatcher({"h": host}, profiles=book({}))
+    body = request("op", "op")
+    assert await intake.submit(ACME, body) == Accepted()
+    assert host.groups == []
+    figures = measured(intake)
+    assert figures["millrace_spans_received_total", "acme"] == 2
+    assert figures["millrace_requests_received_bytes_total", "acme"] == len(body)
+
+
+async def test_tenants_beyond_the_bound_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.gateway.dispatch._MAX_COUNTED_TENANTS", 2)
+    intake = dispatcher({"h": Host()}, profiles=book({}))
+    for tenant in ("a", "b", "c", "d", "a"):
+        assert await intake.submit(TenantId(tenant), request("op")) == Accepted()
+    received = {key[1]: value for key, value in measured(intake).items() if key[0] == "millrace_spans_received_total"}
+    assert received == {"a": 2, "b": 1, "__other__": 2}
+
+
+@pytest.mark.parametrize(("padding", "is_in_thread"), [(0, False), (1 << 20, True)])
+async def test_big_request_does_not_hold_up_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, padding: int, is_in_thread: bool
+) -> None:
+    threads: list[int] = []
+    engine_split = _engine.split
+
+    def noting_split(*arguments: object) -> object:
+        threads.append(threading.get_ident())
+        return engine_split(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_engine, "split", noting_split)
+    body = request("op", spans=[span("x" * padding)])
+    assert await dispatcher({"h": Host()}).submit(ACME, body) == Accepted()
+    assert (threads != [threading.get_ident()]) == is_in_thread
+
+
+async def test_settings_put_in_force_hold_from_the_next_request() -> None:
+    host = Host()
+    intake = dispatcher({"h": host})
+    await intake.submit(ACME, request("op"))
+    intake.book.put_overrides(2, overrides(acme=spans_on(shards=3)))
+    await intake.submit(ACME, request(*["op"] * 60))
+    assert {key.count for key, _ in host.groups[0].shards} == {1}
+    assert {key.count for group in host.groups[1:] for key, _ in group.shards} == {3}

@@ -1,0 +1,117 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import pytest
+
+from cluster.gateway import gateway as gateway_module
+from cluster.gateway.gateway import Gateway, Ports
+from cluster.gateway.listen import CannotListenError
+from cluster.measurements import families
+from cluster.placement import Routes
+from tenants.processing.shard_set import FrameGroup
+from tenants.settings import ServiceConfig
+from tests.unit.actor_handle import ActorHandle
+from tests.unit.conditions import is_open
+from tests.unit.tenant_work import NOW_NS, config, overrides, request, spans_on
+from tests.unit.waiting import until
+
+LISTEN = 'listen: {otlp_grpc: "127.0.0.1:0", otlp_http: "127.0.0.1:0"}\nmultitenancy_enabled: true\n'
+ROUTES = Routes(1, ("shard-host-0",), ("collector-0",))
+TENANTS = overrides(acme=spans_on())
+PROTOBUF = {"Content-Type": "application/x-protobuf", "X-Scope-OrgID": "acme"}
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+
+class Host:
+    def __init__(self) -> None:
+        self.groups: list[FrameGroup] = []
+
+    async def ingest(self, group: FrameGroup) -> tuple[int, ...]:
+        self.groups.append(group)
+        return ()
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.host = Host()
+        self.gateway = Gateway("gateway-0")
+
+    async def configure(self, text: str = "", version: int = 1) -> Ports:
+        settings: ServiceConfig = config(LISTEN + text)
+        hosts = {"shard-host-0": ActorHandle(self.host)}
+        return await self.gateway.configure(settings, ROUTES, hosts, version, TENANTS)
+
+
+@pytest.fixture
+async def harness(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
+    monkeypatch.setattr(gateway_module, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr("time.time_ns", lambda: NOW_NS)
+    made = Harness()
+    yield made
+    await made.gateway.drain(0)
+
+
+async def test_both_ports_lead_to_the_shard_host(harness: Harness) -> None:
+    assert not await harness.gateway.is_configured()
+    assert await harness.gateway.measure() == []
+    ports = await harness.configure()
+    assert await harness.gateway.is_configured()
+    async with httpx.AsyncClient() as client, asyncio.timeout(10):
+        answer = await client.post(
+            f"http://127.0.0.1:{ports.otlp_http}/v1/traces", content=request("a"), headers=PROTOBUF
+        )
+        assert answer.status_code == 200
+        refused = await client.post(f"http://127.0.0.1:{ports.otlp_http}/v1/traces", content=b"?", headers=PROTOBUF)
+        assert refused.status_code == 400
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.otlp_grpc}") as channel:
+        export = channel.unary_unary(EXPORT)
+        assert await export(request("b"), metadata=(("x-scope-orgid", "acme"),), timeout=10) == b""
+    assert [str(key) for group in harness.host.groups for key, _ in group.shards] == ["acme/0of1"] * 2
+    measured = await harness.gateway.measure()
+    assert len(list(families({"gateway-0": measured}))) >= 6
+    figures = {(name, *labels): value for name, labels, value in measured}
+    assert figures["millrace_requests_total", "grpc", "ok"] == 1
+    assert figures["millrace_requests_total", "http", "ok"] == 1
+    assert figures["millrace_requests_total", "http", "malformed"] == 1
+    assert figures["millrace_spans_received_total", "acme"] == 2
+
+
+async def test_configuring_twice_at_once_listens_once(harness: Harness) -> None:
+    first, second = await asyncio.gather(harness.configure(), harness.configure(version=2))
+    assert first == second == await harness.configure(version=3)
+    assert ("millrace_settings_version", (), 3) in await harness.gateway.measure()
+
+
+async def test_nothing_listens_when_one_address_cannot_be_had(harness: Harness) -> None:
+    other = Harness()
+    taken = await other.configure()
+    text = f"listen: {{otlp_grpc: '127.0.0.1:0', otlp_http: '127.0.0.1:{taken.otlp_http}'}}"
+    hosts = {"shard-host-0": ActorHandle(harness.host)}
+    with pytest.raises(CannotListenError):
+        await harness.gateway.configure(config(text), ROUTES, hosts, 1, TENANTS)
+    assert not await harness.gateway.is_configured()
+    await other.gateway.drain(0)
+    await harness.configure()
+    assert await harness.gateway.is_configured()
+
+
+async def test_request_whose_frames_wait_for_company_is_counted_and_answered_while_draining(harness: Harness) -> None:
+    ports = await harness.configure("cluster: {group_wait: 200ms}")
+    async with httpx.AsyncClient() as client, asyncio.timeout(10):
+        url = f"http://127.0.0.1:{ports.otlp_http}/v1/traces"
+        exporting = asyncio.ensure_future(client.post(url, content=request("a"), headers=PROTOBUF))
+
+        async def is_waiting() -> bool:
+            figures = {name: value for name, _, value in await harness.gateway.measure()}
+            return figures["millrace_dispatch_queued_bytes"] > 0
+
+        while not await is_waiting():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        draining = asyncio.ensure_future(harness.gateway.drain(5))
+        await until(lambda: not is_open(ports.otlp_http))
+        assert harness.host.groups == []
+        await draining
+        assert (await exporting).status_code == 200
+    assert len(harness.host.groups) == 1

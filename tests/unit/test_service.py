@@ -1,0 +1,445 @@
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from cluster import ray_compat
+from cluster import service as service_module
+from cluster.errors import StartError
+from cluster.face_server import FaceServer
+from cluster.gateway.gateway import Ports
+from cluster.gateway.listen import CannotListenError
+from cluster.measurements import Measurements, families
+from cluster.runtime_watch import RuntimeWatch
+from cluster.service import MillraceService, load_runtime_file, serve
+from tenants.identity import TenantId
+from tenants.settings import RuntimeFile, ServiceConfig
+from tests.unit.actor_handle import ActorHandle
+from tests.unit.disk import PATH, Disk
+from tests.unit.tenant_work import config
+from tests.unit.waiting import until
+
+TEXT = """
+listen: {http: "127.0.0.1:0"}
+cluster: {drain_timeout: 1s}
+overrides: {per_tenant_override_period: 100ms}
+"""
+
+
+class Controller:
+    """The controller, as far as the service sees it."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.starts: list[tuple[ServiceConfig, int, Any]] = []
+        self.drains: list[float] = []
+        self.start_error: Exception | None = None
+        self.drain_answer: bool | Exception = True
+        self.is_away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def _answer(self) -> None:
+        await self.answers.wait()
+        if self.is_away:
+            raise ConnectionError("the actor is restarting")
+
+    async def start(self, settings: ServiceConfig, version: int, runtime: Any) -> dict[str, Ports]:
+        await self._answer()
+        self.starts.append((settings, version, runtime))
+        if self.start_error:
+            raise self.start_error
+        self.version = version
+        return {"gateway-0": Ports(4317, 4318)}
+
+    async def put_overrides(self, version: int, _runtime: Any) -> None:
+        await self._answer()
+        self.version = version
+
+    async def settings_version(self) -> int:
+        await self._answer()
+        return self.version
+
+    async def is_ready(self) -> bool:
+        await self._answer()
+        return self.version > 0
+
+    async def measure(self) -> dict[str, Measurements]:
+        await self._answer()
+        return {"gateway-0": [("millrace_actor_up", (), 1.0)]}
+
+    async def tenants(self) -> dict[TenantId, Any]:
+        await self._answer()
+        return {TenantId("acme"): "figures"}
+
+    async def drain(self, deadline_s: float) -> bool:
+        await self._answer()
+        self.drains.append(deadline_s)
+        if isinstance(self.drain_answer, Exception):
+            raise self.drain_answer
+        # Nothing is drained by a controller that was not started in this life.
+        return self.drain_answer and self.version > 0
+
+
+class Ray:
+    """The controller's handle, and what became of it."""
+
+    def __init__(self) -> None:
+        self.handle = ActorHandle(Controller())
+        self.killed = 0
+        self.journal: list[str] = []
+
+    @property
+    def controller(self) -> Controller:
+        controller: Controller = self.handle.actor
+        return controller
+
+    def restart_controller(self) -> Controller:
+        self.handle.actor = Controller()
+        return self.controller
+
+
+class Face:
+    """The service's own port, without a port."""
+
+    def __init__(self, service: MillraceService, listen: str) -> None:
+        assert listen == "127.0.0.1:0"
+
+    async def start(self) -> int:
+        return 8080
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    made = Ray()
+
+    def kill(_handle: ActorHandle) -> None:
+        made.killed += 1
+
+    monkeypatch.setattr(ray_compat, "create_actor", lambda *_, **__: made.handle)
+    monkeypatch.setattr(ray_compat, "kill", kill)
+    monkeypatch.setattr(service_module, "_controller_class", lambda: Controller)
+    monkeypatch.setattr(service_module, "FaceServer", Face)
+    monkeypatch.setattr(service_module, "_WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(service_module, "_ANSWER_TIMEOUT_S", 0.2)
+    return made
+
+
+def service(runtime: RuntimeWatch | None = None) -> MillraceService:
+    return MillraceService(config(TEXT), runtime or RuntimeWatch(None))
+
+
+class Running:
+    """A service that runs until it is told to stop by a signal."""
+
+    def __init__(self, runtime: RuntimeWatch | None = None) -> None:
+        self.service = service(runtime)
+        self.exit = asyncio.ensure_future(self.service.run())
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(5):
+            while not await self.service.is_ready():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        signal.raise_signal(number)
+        async with asyncio.timeout(5):
+            return await self.exit
+
+
+def silently() -> Any:
+    return structlog.testing.capture_logs()
+
+
+# The way from start to end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_drains_and_ends_with_0(ray: Ray, number: signal.Signals) -> None:
+    running = Running()
+    assert running.service.status()["state"] == "starting"
+    assert not await running.service.is_ready()
+    with silently() as logs:
+        await running.until_ready()
+        status = running.service.status()
+        assert (status["state"], status["gateways"]) == (
+            "running",
+            {"gateway-0": {"otlp_grpc": 4317, "otlp_http": 4318}},
+        )
+        assert await running.stop(number) == 0
+    assert (running.service.status()["state"], await running.service.is_ready()) == ("draining", False)
+    assert (ray.controller.drains, ray.killed) == ([1.0], 1)
+    ready = next(line for line in logs if line["event"] == "service is ready")
+    assert ready["otlp_grpc"] == "127.0.0.1:4317"
+    assert ready["http"] == "127.0.0.1:8080"
+
+
+async def test_something_left_unsent_ends_with_1(ray: Ray) -> None:
+    running = Running()
+    with silently() as logs:
+        await running.until_ready()
+        ray.controller.drain_answer = False
+        assert await running.stop() == 1
+    assert logs[-1]["event"] == "not everything that was accepted could be sent"
+    assert ray.killed == 1
+
+
+async def test_controller_that_dies_while_draining_ends_with_1(ray: Ray) -> None:
+    running = Running()
+    with silently() as logs:
+        await running.until_ready()
+        ray.controller.drain_answer = ConnectionError("died")
+        assert await running.stop() == 1
+    assert "service could not be drained" in [line["event"] for line in logs]
+    assert ray.killed == 1
+
+
+async def test_controller_that_hangs_cannot_hold_up_the_end(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "_DRAIN_GRACE_S", -0.7)
+    running = Running()
+    with silently():
+        await running.until_ready()
+        ray.controller.answers.clear()
+        assert await running.stop() == 1
+    assert ray.killed == 1
+    ray.controller.answers.set()
+
+
+async def test_signal_while_starting_is_obeyed(ray: Ray) -> None:
+    ray.controller.answers.clear()
+    running = Running()
+    with silently():
+        await until(lambda: ray.handle.arguments)
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: running.service.status()["state"] == "draining")
+        ray.controller.answers.set()
+        async with asyncio.timeout(5):
+            await running.exit
+    assert ray.killed == 1
+
+
+class RayError(Exception):
+    """How Ray hands over what was raised in an actor."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CannotListenError("127.0.0.1:4317", "in use"),
+        RayError(CannotListenError("127.0.0.1:4317", "in use")),
+        RayError(StartError("cannot listen on 127.0.0.1:4317: in use")),
+    ],
+)
+async def test_what_is_in_the_way_of_a_start_is_said_in_one_sentence(ray: Ray, error: Exception) -> None:
+    ray.controller.start_error = error
+    with pytest.raises(StartError) as caught:
+        await service().run()
+    assert str(caught.value) == "cannot listen on 127.0.0.1:4317: in use"
+
+
+async def test_bug_in_the_start_is_not_hidden(ray: Ray) -> None:
+    ray.controller.start_error = RayError(ValueError("bug"))
+    with pytest.raises(RayError):
+        await service().run()
+
+
+async def test_port_of_the_service_that_is_taken_is_said(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "FaceServer", FaceServer)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        text = TEXT.replace("127.0.0.1:0", f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(StartError, match="cannot listen on 127"):
+            await MillraceService(config(text), RuntimeWatch(None)).run()
+    assert ray.controller.starts == []
+
+
+# The controller
+
+
+async def test_controller_that_was_restarted_is_started_again(ray: Ray) -> None:
+    running = Running()
+    with silently() as logs:
+        await running.until_ready()
+        first = ray.controller.starts
+        again = ray.restart_controller()
+        await until(lambda: again.starts)
+        assert again.starts == first
+        await asyncio.sleep(0.05)
+        assert len(again.starts) == 1
+        assert await running.stop() == 0
+    assert [line["event"] for line in logs].count(
+        "controller was restarted or missed settings, and is told everything again"
+    ) == 1
+
+
+async def test_controller_restarted_just_before_the_end_is_started_to_drain(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_WATCH_INTERVAL_S", 60)
+    running = Running()
+    with silently():
+        await running.until_ready()
+        again = ray.restart_controller()
+        assert await running.stop() == 0
+    assert (len(again.starts), again.drains) == (1, [1.0])
+
+
+async def test_questions_are_answered_while_the_controller_is_away(ray: Ray) -> None:
+    running = Running()
+    with silently() as logs:
+        await running.until_ready()
+        assert await running.service.tenants() == {TenantId("acme"): "figures"}
+        assert "gateway-0" in await running.service.measure()
+        ray.controller.is_away = True
+        assert not await running.service.is_ready()
+        assert await running.service.tenants() == {}
+        measured = await running.service.measure()
+        assert measured["controller"] == [("millrace_actor_up", (), 0.0)]
+        assert {name for name, _, _ in measured["service"]} >= {"millrace_build_info", "millrace_settings_version"}
+        assert len(list(families(measured))) == 4
+        assert [line["event"] for line in logs].count("controller does not answer") == 1
+        ray.controller.is_away = False
+        await running.until_ready()
+        assert await running.stop() == 0
+
+
+async def test_controller_that_is_slow_does_not_hold_up_an_answer(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running()
+    with silently():
+        await running.until_ready()
+        monkeypatch.setattr(service_module, "_ANSWER_TIMEOUT_S", 0.02)
+        ray.controller.answers.clear()
+        async with asyncio.timeout(1):
+            assert not await running.service.is_ready()
+        ray.controller.answers.set()
+        assert await running.stop() == 0
+
+
+# The runtime file
+
+
+def entries(shards: int) -> str:
+    return f"overrides: {{acme: {{metrics_generator: {{shards: {shards}}}}}}}"
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk(entries(2))
+
+
+def pushed(ray: Ray) -> list[int]:
+    return [runtime["acme"].metrics_generator.shards for _, runtime in ray.handle.sent("put_overrides")]
+
+
+async def test_overrides_in_force_go_with_the_start_and_newer_ones_follow(ray: Ray, disk: Disk) -> None:
+    running = Running(RuntimeWatch(RuntimeFile(PATH, disk.read)))
+    with silently():
+        await running.until_ready()
+        (start,) = ray.controller.starts
+        assert start[2]["acme"].metrics_generator.shards == 2
+        disk.text = entries(3)
+        await until(lambda: pushed(ray) == [3])
+        await until(lambda: ray.controller.version > start[1])
+        disk.text = "overrides: []"
+        await until(lambda: not running.service.status()["overrides"]["last_reload_successful"])
+        disk.text = entries(4)
+        await until(lambda: pushed(ray) == [3, 4])
+        versions = [version for version, _ in ray.handle.sent("put_overrides")]
+        assert versions == sorted(set(versions))
+        status = running.service.status()["overrides"]
+        assert (status["version"], status["entries"], status["last_reload_successful"]) == (versions[-1], 1, True)
+        assert await running.stop() == 0
+
+
+async def test_overrides_that_the_controller_missed_reach_it_when_it_is_back(ray: Ray, disk: Disk) -> None:
+    running = Running(RuntimeWatch(RuntimeFile(PATH, disk.read)))
+    with silently() as logs:
+        await running.until_ready()
+        ray.controller.is_away = True
+        disk.text = entries(7)
+        await until(lambda: "runtime file could not be put in force" in [line["event"] for line in logs])
+        ray.controller.is_away = False
+        await until(lambda: len(ray.controller.starts) == 2)
+        assert ray.controller.starts[1][2]["acme"].metrics_generator.shards == 7
+        assert await running.stop() == 0
+
+
+async def test_watch_on_the_file_survives_its_own_bugs(ray: Ray, disk: Disk) -> None:
+    running = Running(RuntimeWatch(RuntimeFile(PATH, disk.read)))
+    with silently() as logs:
+        await running.until_ready()
+        disk.bugs.append(RuntimeError("bug"))
+        await until(lambda: not disk.bugs)
+        disk.text = entries(5)
+        await until(lambda: pushed(ray) == [5])
+        assert await running.stop() == 0
+    assert "runtime file could not be put in force" in [line["event"] for line in logs]
+
+
+# The whole process
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[Any], Callable[[str], ServiceConfig]]:
+    journal: list[Any] = []
+
+    async def run(self: MillraceService) -> int:
+        journal.append("run")
+        return 1
+
+    monkeypatch.setattr(service_module, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr(ray_compat, "start", lambda address: journal.append(("start", address)))
+    monkeypatch.setattr(ray_compat, "stop", lambda: journal.append("stop"))
+    monkeypatch.setattr(MillraceService, "run", run)
+    return journal, lambda text: config(f"data_dir: '{tmp_path / 'data'}'\n{text}")
+
+
+def test_ray_is_left_whatever_the_service_returns(
+    process: tuple[list[Any], Callable[[str], ServiceConfig]], tmp_path: Path
+) -> None:
+    journal, made = process
+    with silently():
+        assert serve(made(""), None) == 1
+        assert serve(made(""), "ray:6379") == 1
+    assert journal == [("start", None), "run", "stop", ("start", "ray:6379"), "run", "stop"]
+    assert (tmp_path / "data").is_dir()
+
+
+def test_faults_are_found_before_ray_is_started(
+    process: tuple[list[Any], Callable[[str], ServiceConfig]], tmp_path: Path
+) -> None:
+    journal, made = process
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match=r"data_dir .* cannot be made: Not a directory"):
+        serve(config(f"data_dir: '{tmp_path / 'file' / 'data'}'"), None)
+    missing = made(f"overrides: {{per_tenant_override_config: '{tmp_path / 'missing.yaml'}'}}")
+    with pytest.raises(StartError, match="No such file"):
+        serve(missing, None)
+    assert journal == []
+
+
+def test_runtime_file_is_read_if_one_is_configured(tmp_path: Path) -> None:
+    assert load_runtime_file(config("")).overrides == {}
+    path = tmp_path / "overrides.yaml"
+    path.write_text(entries(2))
+    configured = load_runtime_file(config(f"overrides: {{per_tenant_override_config: '{path}'}}"))
+    assert list(configured.overrides) == ["acme"]
+
+
+def test_ray_is_not_imported_before_its_environment_is_prepared() -> None:
+    """Ray reads its environment when it is imported: where it listens, and the token that keeps strangers out."""
+    script = "import sys, cluster.service, cluster.cli; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

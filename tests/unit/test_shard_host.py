@@ -1,0 +1,76 @@
+import pytest
+
+from cluster import shard_host
+from cluster.errors import NotConfiguredError
+from cluster.measurements import families
+from cluster.placement import Routes
+from cluster.shard_host import ShardHost
+from tenants.identity import TenantId
+from tenants.processing.profile import ProfileBook
+from tests.unit.tenant_work import ACME, config, group, overrides, spans_on
+
+TENANTS = overrides(acme=spans_on(), globex=spans_on(shards=2))
+ROUTES = Routes(1, ("shard-host-0",), ("collector-0", "collector-1"))
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> ShardHost:
+    monkeypatch.setattr(shard_host, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_000_000_000)
+    return ShardHost("shard-host-0")
+
+
+def frames(tenant: TenantId, *names: str):  # type: ignore[no-untyped-def]
+    book = ProfileBook(config())
+    book.put_overrides(1, TENANTS)
+    return group(book.get(tenant), *names)
+
+
+def test_host_that_was_not_configured_counts_and_answers_nothing(host: ShardHost) -> None:
+    assert not host.is_configured()
+    assert host.measure() == []
+    host.close_edges()
+    for call in (
+        lambda: host.ingest(frames(ACME, "a")),
+        lambda: host.pull("collector-0", 1, {}),
+        lambda: host.put_overrides(1, {}),
+    ):
+        with pytest.raises(NotConfiguredError, match="shard-host-0"):
+            call()
+
+
+def test_tenants_are_pulled_by_the_collector_of_the_routes(host: ShardHost) -> None:
+    host.configure(config(), ROUTES, 1, TENANTS)
+    assert host.is_configured()
+    for tenant in (ACME, TenantId("globex")):
+        assert host.ingest(frames(tenant, *["op"] * 20)) == ()
+    pulled = {name: host.pull(name, 1, {}) for name in ROUTES.collectors}
+    found = {key.tenant: name for name, answer in pulled.items() for key in {record.key for record in answer.records}}
+    assert found == {tenant: ROUTES.collector_of(tenant) for tenant in (ACME, TenantId("globex"))}
+    assert sum(len(answer.records) for answer in pulled.values()) == 3
+
+
+def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
+    host.configure(config(), ROUTES, 1, TENANTS)
+    host.ingest(frames(ACME, "a"))
+    epoch = host.pull("collector-0", 1, {}).epoch
+    one_collector = Routes(2, ROUTES.shard_hosts, ("collector-0",))
+    host.configure(config(), one_collector, 2, overrides(acme=spans_on(max_active_series=5)))
+    pulled = host.pull("collector-0", 1, {})
+    assert pulled.epoch == epoch
+    assert {record.key.tenant for record in pulled.records} == {ACME}
+    assert ("millrace_settings_version", (), 2) in host.measure()
+
+
+def test_shards_of_a_tenant_are_measured_together(host: ShardHost) -> None:
+    host.configure(config(), ROUTES, 1, TENANTS)
+    host.ingest(frames(ACME, "a", "b"))
+    host.ingest(frames(TenantId("globex"), *["op"] * 20))
+    host.put_overrides(2, TENANTS)
+    figures = {(name, *labels): value for name, labels, value in host.measure()}
+    assert figures["millrace_shards",] == 3
+    assert figures["millrace_settings_version",] == 2
+    assert figures["millrace_shard_entities", "acme"] == 2
+    assert figures["millrace_shard_entities", "globex"] == 2
+    assert figures["millrace_shard_open_edges", "acme"] == 0
+    assert len(list(families({"shard-host-0": host.measure()}))) == 6

@@ -1,0 +1,419 @@
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from tenants import _engine
+from tenants.endpoint import Surroundings
+from tenants.endpoint.tenant_collector import TenantCollector, endpoint_configs
+from tenants.processing.profile import TenantProfile
+from tests.remote_write import decode, is_stale_marker
+from tests.unit.fake_clock import START_MS
+from tests.unit.receiver import Hang, Hold, Receiver
+from tests.unit.standing_clock import StandingClock
+from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
+from tests.unit.waiting import until
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+async def around(clock: StandingClock) -> AsyncIterator[Surroundings]:
+    # Reading the certificates of the machine takes longer than a test.
+    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+        yield Surroundings(client, clock, random.Random(7), "1.2.3")
+
+
+def profile(*urls: str, generator: dict[str, Any] | None = None, **settings: Any) -> TenantProfile:
+    endpoints = {"remote_write": [{"url": url} for url in urls]}
+    entry = spans_on(**endpoints, **settings) if generator is None else {**endpoints, **generator}
+    return book(overrides(acme=entry)).get(ACME)
+
+
+@asynccontextmanager
+async def collecting(settings: TenantProfile, around: Surroundings) -> AsyncIterator[TenantCollector]:
+    collector = TenantCollector(settings, around)
+    collector.start()
+    try:
+        yield collector
+    finally:
+        await collector.close()
+
+
+class Shard:
+    """A shard of the engine whose records are handed over at once."""
+
+    def __init__(self, settings: TenantProfile) -> None:
+        self._profile = settings
+        self._shard = _engine.Shard(settings.plan)
+
+    def record(self, *names: str) -> bytes:
+        self._shard.apply(group(self._profile, *names, count=1).payload, NOW_NS)
+        return self._shard.flush(NOW_NS)
+
+
+@contextmanager
+def encoding(collector: TenantCollector) -> Iterator[threading.Event]:
+    """Let the next collection take until the event is set, as that of a big tenant does."""
+    registry = collector._registry
+    finish = threading.Event()
+
+    class Slow:
+        def collect(self, *arguments: Any) -> Any:
+            assert finish.wait(10)
+            return registry.collect(*arguments)
+
+        def __getattr__(self, name: str) -> Any:
+            assert finish.is_set(), f"{name} waits for the registry in the event loop"
+            return getattr(registry, name)
+
+    collector._registry = Slow()  # type: ignore[assignment]
+    try:
+        yield finish
+    finally:
+        finish.set()
+        collector._registry = registry
+
+
+async def begin_collection(collector: TenantCollector) -> "asyncio.Task[None]":
+    task = asyncio.ensure_future(collector.collect())
+    await until(collector._lock.locked)
+    return task
+
+
+def times(bodies: list[bytes]) -> list[int]:
+    return [series.samples[-1][0] for body in bodies for series in list(decode(body).values())[:1]]
+
+
+async def test_series_are_sent_at_the_tenants_interval(around: Surroundings, clock: StandingClock) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url, collection_interval="10s")
+        async with collecting(settings, around) as collector:
+            shards = [Shard(settings), Shard(settings)]
+            for source, shard in enumerate(shards):
+                assert collector.merge(source, shard.record("a", "b"))
+            await clock.pass_by(20)  # its phase is somewhere within the interval
+            await receiver.wait_for_requests(2)
+            assert collector.merge(0, shards[0].record("b"))
+            await clock.pass_by(10)
+            await receiver.wait_for_requests(3)
+            assert calls(receiver.bodies[:1]) == {"a": 2, "b": 2}
+            assert calls(receiver.bodies[2:]) == {"a": 2, "b": 3}
+            sent = times(receiver.bodies)
+            assert [later - earlier for earlier, later in pairwise(sent)] == [10_000, 10_000]
+            assert 0 < sent[0] - START_MS <= 10_000
+            await until(lambda: collector.snapshot().collections == 3)
+            assert collector.snapshot().records == 3
+
+
+async def test_definitions_of_each_shard_are_its_own(around: Surroundings) -> None:
+    settings = profile()
+    collector = TenantCollector(settings, around)
+    one, two = Shard(settings), Shard(settings)
+    collector.merge(("host-0", 1), one.record("a", "b"))
+    collector.merge(("host-1", 1), two.record("b", "a"))
+    collector.merge(("host-0", 1), one.record("b"))
+    assert calls(b.body for b in collector._registry.collect(START_MS + 10, [], 2000)) == {"a": 2, "b": 3}
+    collector.forget_source(("host-0", 1))
+    collector.forget_source(("host-0", 1))
+    with pytest.raises(_engine.MalformedFrame):
+        collector.merge(("host-0", 1), one.record("a"))
+    assert collector.merge(("host-1", 1), two.record("a"))
+
+
+async def test_timestamps_grow_whatever_the_clock_does(around: Surroundings, clock: StandingClock) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            await collector.collect()
+            await collector.collect()
+            clock.time_ms -= 60_000
+            await collector.collect()
+            clock.time_ms += 120_000
+            await collector.collect()
+            await receiver.wait_for_requests(4)
+    sent = times(receiver.bodies)
+    assert sent == sorted(set(sent))
+    assert sent[0] > START_MS
+    assert sent[-1] == clock.time_ms
+
+
+# While a thread encodes
+
+
+async def test_record_that_comes_while_encoding_is_refused_and_can_come_again(around: Surroundings) -> None:
+    settings = profile()
+    async with collecting(settings, around) as collector:
+        shard = Shard(settings)
+        collector.merge(0, shard.record("a"))
+        late = shard.record("a")
+        with encoding(collector) as finish:
+            collection = await begin_collection(collector)
+            assert not collector.merge(0, late)
+            assert collector.snapshot().records == 1
+            finish.set()
+            await collection
+        assert collector.merge(0, late)
+        assert collector.snapshot().records == 2
+
+
+async def test_nothing_waits_for_the_encoding_in_the_event_loop(around: Surroundings) -> None:
+    settings = profile()
+    async with collecting(settings, around) as collector:
+        shard = Shard(settings)
+        collector.merge(0, shard.record("a"))
+        before = collector.snapshot()
+        with encoding(collector) as finish:
+            collection = await begin_collection(collector)
+            assert collector.snapshot().registry == before.registry
+            collector.use(profile(max_active_series=1))
+            collector.use(profile(generator={}))
+            collector.forget_source(0)
+            assert not collector.is_finished
+            finish.set()
+            await collection
+        assert collector.snapshot().collections == 1
+        # What was put off has been done: a shard that is forgotten cannot be read, and all series end.
+        with pytest.raises(_engine.MalformedFrame):
+            collector.merge(0, shard.record("a"))
+        await collector.collect()
+        assert collector.snapshot().registry["entities"] == 0
+
+
+async def test_tenant_that_is_being_encoded_is_not_finished_before_it_is_sent(around: Surroundings) -> None:
+    settings = profile()
+    async with collecting(settings, around) as collector:
+        collector.merge(0, Shard(settings).record("a"))
+        await collector.collect()
+        collector.use(profile(generator={}))
+        with encoding(collector) as finish:
+            collection = await begin_collection(collector)  # this one writes the staleness markers
+            assert not collector.is_finished
+            finish.set()
+            await collection
+        assert collector.is_finished
+
+
+@pytest.mark.parametrize("way", ["drain", "close"])
+async def test_collection_that_has_begun_is_finished_before_the_end(around: Surroundings, way: str) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url, collection_interval="1s")
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            with encoding(collector) as finish:
+                clock: Any = around.clock
+                clock.move(2)
+                await until(collector._lock.locked)
+                end = asyncio.ensure_future(collector.drain(10) if way == "drain" else collector.close())
+                done, _ = await asyncio.wait([end], timeout=0.02)
+                assert not done
+                finish.set()
+                await end
+            assert collector.snapshot().collections == (2 if way == "drain" else 1)
+    if way == "drain":
+        assert calls(receiver.bodies[:1]) == calls(receiver.bodies[1:]) == {"a": 1}
+        # The zero sample of a new series is encoded only once.
+        assert {len(series.samples) for series in decode(receiver.bodies[0]).values()} == {2}
+
+
+# Settings
+
+
+class Noting:
+    """The registry, with notes of what is called."""
+
+    def __init__(self, registry: Any) -> None:
+        self.called: list[str] = []
+        self._registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        self.called.append(name)
+        return getattr(self._registry, name)
+
+
+async def test_only_what_changed_is_touched(around: Surroundings) -> None:
+    async with Receiver(otherwise=Hold()) as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            await collector.collect()
+            await receiver.wait_for_requests(1)
+            registry = Noting(collector._registry)
+            collector._registry = registry  # type: ignore[assignment]
+            with structlog.testing.capture_logs() as logs:
+                collector.use(settings)
+                collector.use(profile(receiver.url))  # equal, another object
+                assert (logs, registry.called) == ([], [])
+                collector.use(profile(receiver.url, collection_interval="30s"))
+                assert collector._schedule.interval_s == 30
+                assert registry.called == []
+                collector.use(profile(receiver.url, collection_interval="30s", max_active_series=3))
+                assert registry.called == ["set_plan"]
+                # None of this disturbed what was on its way.
+                assert [each.pending_batches for each in collector.snapshot().endpoint.endpoints] == [1]
+                assert collector.snapshot().endpoint.retiring == ()
+                collector.use(profile(receiver.url + "/other", collection_interval="30s", max_active_series=3))
+            assert len(collector.snapshot().endpoint.retiring) == 1
+            assert [line["event"] for line in logs] == ["settings of the tenant changed"] * 3
+            receiver.release()
+
+
+async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_finished(around: Surroundings) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            await collector.collect()
+            assert not collector.is_finished
+            collector.use(profile(receiver.url, generator={}))
+            assert not collector.is_finished  # its series have not ended yet
+            await collector.collect()
+            await receiver.wait_for_requests(2)
+            await until(lambda: collector.is_finished)
+    assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[1]).values())
+
+
+async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(around: Surroundings) -> None:
+    async with Receiver(otherwise=Hold()) as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            await collector.collect()
+            collector.use(profile(receiver.url, generator={}))
+            await collector.collect()
+            assert not collector.is_finished
+            collector.use(profile(generator={}))  # the endpoint goes, and sends the rest
+            assert not collector.is_finished
+            receiver.release()
+            await until(lambda: collector.is_finished)
+    assert len(receiver.requests) == 2
+
+
+async def test_tenant_that_generates_is_never_finished(around: Surroundings) -> None:
+    assert not TenantCollector(profile(), around).is_finished
+    assert TenantCollector(profile(generator={}), around).is_finished
+
+
+async def test_external_labels_and_size_of_batches_are_the_tenants(around: Surroundings) -> None:
+    async with Receiver() as receiver:
+        text = "metrics_generator: {registry: {external_labels: {cluster: x}, inject_tenant_id_as: tenant}}"
+        entry = spans_on(
+            remote_write=[
+                {"url": receiver.url, "max_samples_per_send": 40},
+                {"url": receiver.url + "/2", "max_samples_per_send": 90},
+            ]
+        )
+        settings = book(overrides(acme=entry), text).get(ACME)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a", "b", "c"))
+            await collector.collect()
+            assert await collector.drain(10)
+    sizes = [sum(len(series.samples) for series in decode(body).values()) for body in receiver.bodies]
+    # The most modest endpoint decides; a label set is not divided.
+    assert max(sizes) < 90
+    labels = [dict(key) for body in receiver.bodies for key in decode(body)]
+    assert {(each["cluster"], each["tenant"]) for each in labels} == {("x", "acme")}
+
+
+def test_unusable_endpoint_is_said_without_secrets_and_left_out() -> None:
+    headers = {"Authorization": "Bearer s3cr3t"}
+    endpoints = [
+        {"url": "http://good.example/s3cr3t"},
+        # The settings let this port pass, the sender does not.
+        {"name": "bad", "url": "http://bad.example:0/s3cr3t", "headers": headers},
+    ]
+    settings = book(overrides(acme=spans_on(remote_write=endpoints))).get(ACME).settings
+    with structlog.testing.capture_logs() as logs:
+        configs = endpoint_configs(settings)
+    assert [config.url for config in configs] == ["http://good.example/s3cr3t"]
+    assert [(line["event"], line["tenant"], line["endpoint"], line["log_level"]) for line in logs] == [
+        ("remote_write endpoint cannot be used", "acme", "bad", "error")
+    ]
+    assert logs[0]["problem"].startswith("url: ")
+    assert "s3cr3t" not in str(logs)
+
+
+def test_endpoint_settings_reach_the_sender() -> None:
+    endpoint = {
+        "name": "main",
+        "url": "https://h/push",
+        "headers": {"X-Key": "k"},
+        "remote_timeout": "3s",
+        "queue_max_bytes": 1 << 20,
+        "min_backoff": "20ms",
+        "max_backoff": "7s",
+    }
+    entry = spans_on(remote_write=[endpoint], remote_write_headers={"Authorization": "t"})
+    (sender,) = endpoint_configs(book(overrides(acme=entry), "multitenancy_enabled: true").get(ACME).settings)
+    assert (sender.url, sender.name) == ("https://h/push", "main")
+    assert dict(sender.headers) == {"X-Key": "k", "Authorization": "t", "X-Scope-OrgID": "acme"}
+    assert (sender.timeout_s, sender.max_queue_bytes) == (3.0, 1 << 20)
+    assert (sender.min_backoff_s, sender.max_backoff_s) == (0.02, 7.0)
+
+
+# The end
+
+
+async def test_drain_collects_once_more_and_sends_everything(around: Surroundings) -> None:
+    async with Receiver([503, 204]) as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            clock: Any = around.clock
+            draining = asyncio.ensure_future(collector.drain(10))
+            await receiver.wait_for_requests(1)
+            while not draining.done():
+                clock.move(1)  # the back-off after 503
+                await asyncio.sleep(0.001)
+            assert await draining
+            await collector.close()
+    assert calls(receiver.bodies) == {"a": 1}
+
+
+async def test_drain_keeps_to_its_deadline_and_says_that_something_is_left(around: Surroundings) -> None:
+    async with Receiver(otherwise=Hang()) as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            async with asyncio.timeout(5):
+                assert not await collector.drain(0.05)
+            assert sum(collector.snapshot().endpoint.endpoints[0].samples_failed.values()) > 0
+
+
+async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
+    around: Surroundings, clock: StandingClock
+) -> None:
+    settings = profile(collection_interval="10s")
+    async with collecting(settings, around) as collector:
+        registry = collector._registry
+        failures: list[Exception] = [RuntimeError("bug"), RuntimeError("bug")]
+
+        class Failing:
+            def collect(self, *arguments: Any) -> Any:
+                if failures:
+                    raise failures.pop()
+                return registry.collect(*arguments)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(registry, name)
+
+        collector._registry = Failing()  # type: ignore[assignment]
+        with structlog.testing.capture_logs() as logs:
+            await clock.pass_by(30)
+            await until(lambda: collector.snapshot().collections == 1)
+            assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+                "collection failed by a bug"
+            ] * 2
+            failures.append(RuntimeError("bug"))
+            assert not await collector.drain(1)
