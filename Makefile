@@ -35,7 +35,7 @@ run: $(STAMPS)/run ## Run the demo: live traffic in, metrics out
 
 test: $(STAMPS)/test test-engine ## Run the whole suite
 	.ci/system-packages
-	$(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(STAMPS)/bin:$$PATH" $(BIN)/python -m pytest
 
 test-engine:
 	cd tenants/engine && cargo test --quiet

@@ -267,9 +267,13 @@ def serve(config: ServiceConfig, ray_address: str | None) -> int:
     log.info("starting", version=VERSION, ray=ray_address or "embedded")
     # On a cluster of its own nodes the actors' lines go to the logs of their pods.
     with nullcontext() if ray_address else log_pipe():
-        ray_compat.start(ray_address)
         try:
+            ray_compat.start(ray_address)
             return asyncio.run(MillraceService(config, runtime).run())
+        except SystemExit:
+            # Ray's own answer to SIGTERM, in force until the service has put its handlers in place.
+            log.info("told to stop before anything was accepted")
+            return 0
         finally:
             ray_compat.stop()
             log.info("stopped")

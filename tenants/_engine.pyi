@@ -23,7 +23,10 @@ class MalformedRequest(EngineError):
         """Offset in the request body, in bytes, of the element that could not be read."""
     @property
     def field(self) -> str:
-        """Path of the field being read, such as ``resource_spans.scope_spans.spans.trace_id``."""
+        """Path of the field being read, such as ``resource_spans.scope_spans.spans.name``.
+
+        Attributes occur in many places: their paths begin at ``attributes``.
+        """
 
 class MalformedFrame(EngineError):
     """A frame or record was not made by this version of the engine, or was damaged on the way."""

@@ -69,7 +69,7 @@ class ReceiverLimits:
 
     Attributes:
         max_request_bytes: largest request, before and after decompression.
-        max_json_bytes: largest OTLP/JSON request. Lower, because decoding takes up to 50 times that.
+        max_json_bytes: largest OTLP/JSON request. Lower, because decoding takes up to 100 times that.
         max_connections: connections a receiver holds; further ones are closed at once.
         max_concurrent_streams: calls in flight on one gRPC connection; clients wait for their turn.
         request_timeout_s: time for an HTTP request to arrive in full; then its connection is closed.

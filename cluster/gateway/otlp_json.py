@@ -45,7 +45,7 @@ def json_to_protobuf(data: bytes) -> bytes | Refused:
     """Turn an ``ExportTraceServiceRequest`` in JSON into the same in protobuf.
 
     Keys may be in lowerCamelCase, as OTLP demands, or as in the proto files, which other receivers take too.
-    Blocks and holds the GIL, and takes memory of up to 50 times the size of ``data``: bound that size before.
+    Blocks and holds the GIL, and takes memory of up to 100 times the size of ``data``: bound that size before.
 
     Returns:
         The protobuf bytes, never more than ``data``; or refused as ``malformed``, with the line and column or

@@ -87,6 +87,23 @@ async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
     assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
 
 
+async def test_bug_in_the_end_of_one_tenant_leaves_the_others_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Receiver() as receiver:
+        profiles = both(receiver)
+        async with collecting(profiles) as tenants:
+            for tenant in (ACME, GLOBEX):
+                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
+
+            async def drain(_deadline_s: float) -> bool:
+                raise RuntimeError("bug")
+
+            monkeypatch.setattr(tenants._tenants[ACME], "drain", drain)
+            with structlog.testing.capture_logs() as logs:
+                assert not await tenants.drain(5)
+            assert [(line["event"], line["tenant"]) for line in logs] == [("tenant could not be drained", "acme")]
+    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
+
+
 async def test_dead_endpoint_of_one_tenant_does_not_delay_the_others_end() -> None:
     async with Receiver() as receiver, Receiver(otherwise=Hang()) as dead:
         profiles = both(receiver, remote_write=[{"url": dead.url}])

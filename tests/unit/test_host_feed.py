@@ -1,10 +1,10 @@
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Hashable
 from typing import Any
 
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.host_feed import HostFeed
@@ -26,13 +26,14 @@ class Tenants:
     def __init__(self) -> None:
         self.merged: list[tuple[Hashable, bytes]] = []
         self.forgotten: list[Hashable] = []
-        self.refuses: set[TenantId] = set()
+        self.refuses_once: set[bytes] = set()
         self.unreadable: set[bytes] = set()
 
     def merge(self, tenant: TenantId, source: Hashable, data: bytes) -> bool:
         if data in self.unreadable:
             raise _engine.MalformedFrame("damaged record")
-        if tenant in self.refuses:
+        if data in self.refuses_once:
+            self.refuses_once.remove(data)
             return False
         self.merged.append((source, data))
         return True
@@ -91,11 +92,10 @@ async def test_record_that_has_to_wait_keeps_back_those_behind_it_and_no_others(
     tenants, host = Tenants(), Host()
     one, handle = feed(tenants), ActorHandle(host)
     other = ShardKey(GLOBEX, 0, 1)
-    tenants.refuses = {ACME}
+    tenants.refuses_once = {b"1"}
     host.put(record(1), record(2), record(1, b"g", other))
     await one.pull(handle)
     assert tenants.records == [b"g"]
-    tenants.refuses = set()
     await one.pull(handle)
     assert host.asked[-1][2] == {other: 1}
     assert tenants.records == [b"g", b"1", b"2"]
@@ -173,6 +173,7 @@ class Registries(Tenants):
 
     def __init__(self, profiles: ProfileBook) -> None:
         super().__init__()
+        self.refuses: set[TenantId] = set()
         self._book = profiles
         self._registries: dict[TenantId, _engine.Registry] = {}
         self._numbers: dict[Hashable, int] = {}
@@ -248,47 +249,53 @@ class World:
         return self.acknowledged_by_the_dead + self.registries.totals()
 
 
-Step = Callable[[World], Coroutine[Any, Any, None] | None]
-names = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
-steps = st.one_of(
-    st.builds(lambda tenant, these: ("apply", tenant, *these), st.sampled_from([ACME, GLOBEX]), names),
-    st.just(("pull",)),
-    st.just(("pull", "answer lost")),
-    st.builds(lambda tenant: ("pull", "refused", tenant), st.sampled_from([ACME, GLOBEX])),
-    st.builds(
-        lambda shards, limit: ("settings", shards, limit), st.sampled_from([1, 2, 5]), st.sampled_from([0, 9999])
+Turn = tuple[list[tuple[TenantId, list[str]]], str, tuple[int, int] | None, int]
+
+names = st.lists(st.sampled_from("ab"), min_size=1, max_size=3)
+requests = st.lists(st.tuples(st.sampled_from([ACME, GLOBEX]), names), max_size=3)
+fates = ["merged", "merged", "answer lost", "acme refused", "globex refused", "not pulled", "collector dies"]
+turns = st.tuples(
+    requests,
+    st.sampled_from(
+        ["merged", "merged", "answer lost", "acme refused", "globex refused", "not pulled", "collector dies"]
     ),
-    st.just(("collector dies",)),
-    st.just(("a minute passes",)),
+    st.none() | st.tuples(st.sampled_from([1, 2, 5]), st.sampled_from([0, 999])),
+    st.sampled_from([0, 61]),
 )
 
 
-@settings(max_examples=60)
-@given(st.lists(steps, max_size=25))
-def test_every_frame_is_counted_exactly_once_whatever_is_lost(script: list[tuple[Any, ...]]) -> None:
+AGAIN: Turn = ([(ACME, ["a"])], "merged", None, 0)
+LOST: Turn = ([(ACME, ["a"])], "answer lost", None, 0)
+DIES: Turn = ([(ACME, ["a"])], "collector dies", None, 0)
+CHANGED: Turn = ([], "answer lost", (1, 999), 0)
+DIES_AFTER_B: Turn = ([(ACME, ["b"])], "collector dies", None, 0)
+
+
+@settings(max_examples=40)
+@example([AGAIN, AGAIN, DIES, AGAIN])
+@example([AGAIN, AGAIN, LOST, CHANGED, DIES_AFTER_B, AGAIN])
+@given(st.lists(turns, min_size=2, max_size=8))
+def test_every_frame_is_counted_exactly_once_whatever_is_lost(script: list[Turn]) -> None:
+    """Each turn: requests, what becomes of the pull after them, perhaps other settings, and time that passes."""
+
     async def play() -> None:
         world = World()
         handle: Any = _Direct(world)
-        for step in [*script, ("pull",), ("pull",)]:
-            match step:
-                case ("apply", tenant, *these):
-                    world.apply(tenant, *these)
-                case ("pull",):
-                    await world.feed.pull(handle)
-                case ("pull", "answer lost"):
-                    world.loses_answers = True
-                    await world.feed.pull(handle)
-                    world.loses_answers = False
-                case ("pull", "refused", tenant):
-                    world.registries.refuses = {tenant}
-                    await world.feed.pull(handle)
-                    world.registries.refuses = set()
-                case ("settings", shards, limit):
-                    world.change_settings(shards, limit)
-                case ("collector dies",):
-                    world.begin_collector()
-                case ("a minute passes",):
-                    world.now_ns += 61 * SECOND_NS
+        nothing: list[Turn] = [([], "merged", None, 0)] * 2
+        for spans, fate, change, seconds in [*script, *nothing]:
+            for tenant, these in spans:
+                world.apply(tenant, *these)
+            if change:
+                world.change_settings(*change)
+            world.now_ns += seconds * SECOND_NS
+            world.loses_answers = fate == "answer lost"
+            world.registries.refuses = (
+                {ACME} if fate == "acme refused" else {GLOBEX} if fate == "globex refused" else set()
+            )
+            if fate != "not pulled":
+                await world.feed.pull(handle)
+            if fate == "collector dies":
+                world.begin_collector()
         assert world.counted == world.applied
 
     with structlog.testing.capture_logs() as logs:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -113,8 +113,11 @@ def test_end_of_the_service_waits_for_no_stuck_reader(monkeypatch: pytest.Monkey
     with redirect_stderr(Stderr()) as stderr, log_pipe():
         out = writer()
         stderr.flows.clear()
-        while not out.dropped:
-            out.write("x" * 4000 + "\n")
+        out.write("first\n")
+        assert stderr.is_stuck.wait(5)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(out._descriptor, b"\0")
         reader = next(thread for thread in threading.enumerate() if thread.name == "log-pipe")
     assert time.monotonic() - started < 2
     out.close()

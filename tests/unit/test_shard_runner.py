@@ -196,9 +196,15 @@ def test_change_of_settings_hands_over_what_was_counted_under_the_old_ones() -> 
 def test_equal_settings_in_another_object_change_nothing() -> None:
     tenant = Tenant()
     tenant.apply("a")
+    tenant.merge(tenant.flush())
+    tenant.flush()
     tenant.profile = profile()
     assert tenant.profile.plan is not PLAIN.plan
-    assert len(tenant.flush()) == 1
+    tenant.apply("a")
+    tenant.begin_registry()
+    # Nothing is defined again, so who knows nothing cannot read it.
+    with pytest.raises(_engine.MalformedFrame):
+        tenant.merge(tenant.flush())
 
 
 def test_half_edges_outlive_a_change_of_settings() -> None:
@@ -256,3 +262,16 @@ def test_shard_retires_when_all_is_handed_over_and_it_was_idle_for_long() -> Non
     assert tenant.runner.retire_if_idle(late)
     assert not tenant.apply("a", at_ns=late)
     assert tenant.calls() == {"a": 1}
+
+
+def test_shard_that_has_forgotten_its_series_does_not_retire_before_their_last_record_is_acknowledged() -> None:
+    tenant = Tenant()
+    tenant.apply("a")
+    late = NOW_NS + 700 * SECOND_NS
+    waiting = tenant.flush(at_ns=late)
+    assert tenant.runner.stats()["entities"] == 0
+    assert not tenant.runner.retire_if_idle(late)
+    tenant.merge(waiting)
+    while tenant.flush(at_ns=late):
+        tenant.merge(tenant.flush(at_ns=late))
+    assert tenant.runner.retire_if_idle(late)
