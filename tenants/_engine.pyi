@@ -13,7 +13,7 @@ from typing import final
 from typing_extensions import Buffer
 
 class EngineError(Exception):
-    """Root of everything the engine raises on purpose."""
+    """Root of everything the engine raises; by itself a bug in the engine: the object it happened in is unusable."""
 
 class MalformedRequest(EngineError):
     """The bytes are not an OTLP ExportTraceServiceRequest. Raised by :func:`split`; nothing was counted."""
@@ -137,7 +137,7 @@ class Registry:
         """Add one record. ``source`` tells shards apart: definitions in a record are numbered per source.
 
         Raises:
-            MalformedFrame: nothing was added.
+            MalformedFrame: damaged, or it refers to definitions that were never merged; nothing was added.
         """
     def forget_source(self, source: int) -> None:
         """Drop the numbering of a shard that is gone; its series stay."""

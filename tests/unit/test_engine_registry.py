@@ -215,3 +215,48 @@ def test_the_gil_is_released_while_a_request_is_split() -> None:
         thread.join()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_a_record_behind_one_that_was_lost_adds_nothing() -> None:
+    tenant = Tenant(plan(SPAN_METRICS))
+    tenant.add(0.2, name="first")
+    tenant.count(0.2, name="second")  # its definition is lost with the record
+    for name in ("first", "second"):
+        body = request(batch({"service.name": "a"}, span(name=name, start_ns=NOW_NS - 1, end_ns=NOW_NS)))
+        parts = _engine.split(body.SerializeToString(), tenant.plan, 1, NOW_NS, strict_ids=False)
+        tenant.shard.apply(parts.frames[0][1], NOW_NS)
+    both = tenant.shard.flush(NOW_NS)
+    with pytest.raises(_engine.MalformedFrame, match="not defined"):
+        tenant.registry.merge(0, both, NOW_NS)
+    collected = values(tenant.collect(START_MS + SECOND_MS))
+    assert collected["traces_spanmetrics_calls_total first"] == 1
+
+
+def test_a_record_can_be_read_again_after_its_series_went_idle() -> None:
+    tenant = Tenant(plan(SPAN_METRICS))
+    tenant.add(0.2)
+    late_ms = START_MS + 400 * SECOND_MS
+    body = request(batch({"service.name": "a"}, span(name="op", start_ns=NOW_NS - 1, end_ns=NOW_NS)))
+    parts = _engine.split(body.SerializeToString(), tenant.plan, 1, NOW_NS, strict_ids=False)
+    tenant.shard.apply(parts.frames[0][1], NOW_NS)
+    record = tenant.shard.flush(late_ms * 1_000_000)
+    successor = _engine.Registry(tenant.plan, START_MS)
+    successor.merge(0, tenant.shard.redefine(), late_ms * 1_000_000)
+    successor.merge(0, record, late_ms * 1_000_000)
+    collected = values(named(successor.collect(late_ms + SECOND_MS, [], 2000)))
+    assert collected["traces_spanmetrics_calls_total"] == 1
+
+
+def test_batches_hold_no_more_samples_than_asked_unless_one_label_set_does() -> None:
+    tenant = Tenant(plan(SPAN_METRICS))
+    for index in range(20):
+        tenant.add(0.2, name=f"op {index}")
+    per_set = 2 * 7
+    for asked, most in ((1, per_set), (per_set, per_set), (5 * per_set + 1, 5 * per_set)):
+        fresh = _engine.Registry(tenant.plan, START_MS)
+        fresh.merge(0, tenant.shard.redefine(), NOW_NS)
+        for index in range(20):
+            fresh.merge(0, tenant.count(0.2, name=f"op {index}"), NOW_NS)
+        sizes = [write.samples for write in fresh.collect(START_MS + SECOND_MS, [], asked)]
+        assert max(sizes) == most
+        assert sum(sizes) == 20 * per_set

@@ -267,6 +267,7 @@ def test_shard_retires_when_all_is_handed_over_and_it_was_idle_for_long() -> Non
 def test_shard_that_has_forgotten_its_series_does_not_retire_before_their_last_record_is_acknowledged() -> None:
     tenant = Tenant()
     tenant.apply("a")
+    tenant.flush()
     late = NOW_NS + 700 * SECOND_NS
     waiting = tenant.flush(at_ns=late)
     assert tenant.runner.stats()["entities"] == 0

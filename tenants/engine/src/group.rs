@@ -246,7 +246,7 @@ impl Group {
         self.exemplars.clear();
     }
 
-    /// Forget entities not used since `before_ns`. Call right after a flush: nothing is lost with them.
+    /// Forget entities not used since `before_ns`, but for those that have something to flush.
     pub fn retire(&mut self, before_ns: u64) {
         for (number, slot) in self.entities.iter_mut().enumerate() {
             if slot

@@ -6,6 +6,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::buffer::PyBuffer;
@@ -58,8 +59,16 @@ impl From<PlanError> for PyErr {
 }
 
 /// Work with the GIL released. Every call of the engine goes through here.
+///
+/// A panic is a bug; it is raised as an `EngineError`, which callers expect, and not as the `BaseException` of the binding, which
+/// would end the process of whoever does not.
 fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> PyResult<T> + Send) -> PyResult<T> {
-    py.detach(work)
+    py.detach(|| catch_unwind(AssertUnwindSafe(work)))
+        .unwrap_or_else(|_| {
+            Err(EngineError::new_err(
+                "the engine panicked; its message is on standard error",
+            ))
+        })
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> PyResult<MutexGuard<'_, T>> {

@@ -185,7 +185,7 @@ impl GroupWriter {
 }
 
 /// A record being read. The checksum has been verified; a count that does not fit ends the reading with an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RecordReader<'a> {
     rest: &'a [u8],
     /// What the shard counted besides series.

@@ -71,14 +71,19 @@ impl Registry {
                 fault: "another number of processors",
             });
         }
-        for group in &mut self.groups {
-            group.merge(source, &mut reader, now_ms, &mut self.budget)?;
+        // Twice over the record, so that one that cannot be read adds nothing at all.
+        let mut ahead = reader.clone();
+        for group in &self.groups {
+            group.check(source, &mut ahead)?;
         }
-        if !reader.is_at_end() {
+        if !ahead.is_at_end() {
             return Err(FrameError {
                 what: "record",
                 fault: "counts fall short of its length",
             });
+        }
+        for group in &mut self.groups {
+            group.merge(source, &mut reader, now_ms, &mut self.budget)?;
         }
         self.counters.add(&reader.counters);
         Ok(())

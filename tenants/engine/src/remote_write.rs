@@ -128,7 +128,7 @@ fn sample_len(at_ms: i64) -> usize {
     9 + 1 + varint_len(at_ms as u64)
 }
 
-/// Cuts what it is given into batches of about `max_samples` samples.
+/// Cuts what it is given into batches of at most `max_samples` samples.
 pub struct BatchWriter {
     max_samples: usize,
     message: Vec<u8>,
@@ -138,7 +138,7 @@ pub struct BatchWriter {
 }
 
 impl BatchWriter {
-    /// Begin; a batch is closed at the first entity that finds it full.
+    /// Begin; a batch is closed before an entity that might not fit. One entity is never divided, however big.
     pub fn new(max_samples: usize) -> Self {
         Self {
             max_samples: max_samples.max(1),
@@ -150,8 +150,10 @@ impl BatchWriter {
     }
 
     /// Call between entities: all series of one histogram share a batch (remote-write §2.5 point 9).
-    pub fn next_entity(&mut self) {
-        if self.open.samples >= self.max_samples {
+    ///
+    /// `most_samples` is what the entity may write.
+    pub fn next_entity(&mut self, most_samples: usize) {
+        if self.open.samples > 0 && self.open.samples + most_samples > self.max_samples {
             self.close();
         }
     }
@@ -317,7 +319,7 @@ mod tests {
     fn a_full_batch_is_closed_between_entities() {
         let mut writer = BatchWriter::new(2);
         for _ in 0..5 {
-            writer.next_entity();
+            writer.next_entity(1);
             writer.series(&SeriesLabels::default(), b"m", None, &[(1, 1.0)], None);
         }
         let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.samples).collect();

@@ -162,7 +162,41 @@ impl SeriesGroup {
         self.families = families;
     }
 
-    /// Add one group of a record.
+    /// Read one group of a record without adding it: whether [`Self::merge`] will find everything that it refers to.
+    pub fn check(&self, source: u64, record: &mut RecordReader<'_>) -> Result<(), FrameError> {
+        let shape = record.shape()?;
+        let known = self.sources.get(&source).map(Vec::as_slice).unwrap_or_default();
+        let mut changed: HashMap<u32, bool> = HashMap::new();
+        for _ in 0..record.count()? {
+            changed.insert(record.number()?, false);
+        }
+        for _ in 0..record.count()? {
+            let (number, _) = record.definition()?;
+            if number as usize > crate::group::MAX_ENTITIES {
+                return Err(refuse("a number is out of range"));
+            }
+            changed.insert(number, true);
+        }
+        let deltas = record.count()?;
+        if deltas > 0
+            && (shape.counters != self.shape.counters || shape.bounds.len() != self.shape.histograms.len())
+        {
+            return Err(refuse("metrics of another processor"));
+        }
+        let mut delta = Delta::default();
+        for _ in 0..deltas {
+            record.delta(&shape, &mut delta)?;
+            let was_known = known
+                .get(delta.number as usize)
+                .is_some_and(|entity| *entity != NO_ENTITY);
+            if !changed.get(&delta.number).copied().unwrap_or(was_known) {
+                return Err(refuse("an entity was not defined"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Add one group of a record that was checked.
     pub fn merge(
         &mut self,
         source: u64,
@@ -178,14 +212,9 @@ impl SeriesGroup {
         for _ in 0..record.count()? {
             let (number, labels) = record.definition()?;
             self.unmap(source, number);
-            self.map(source, number, labels, now_ms)?;
+            self.map(source, number, labels, now_ms);
         }
         let deltas = record.count()?;
-        if deltas > 0
-            && (shape.counters != self.shape.counters || shape.bounds.len() != self.shape.histograms.len())
-        {
-            return Err(refuse("metrics of another processor"));
-        }
         let buckets = bucket_maps(&shape, &self.shape);
         let mut delta = Delta::default();
         for _ in 0..deltas {
@@ -203,10 +232,7 @@ impl SeriesGroup {
         Ok(())
     }
 
-    fn map(&mut self, source: u64, number: u32, labels: &[u8], now_ms: i64) -> Result<(), FrameError> {
-        if number as usize > crate::group::MAX_ENTITIES {
-            return Err(refuse("a number is out of range"));
-        }
+    fn map(&mut self, source: u64, number: u32, labels: &[u8], now_ms: i64) {
         let entity = self.entity(labels, now_ms);
         if let Some(Some(entity)) = self.entities.get_mut(entity as usize) {
             entity.references += 1;
@@ -216,7 +242,6 @@ impl SeriesGroup {
             numbers.resize(number as usize + 1, NO_ENTITY);
         }
         numbers[number as usize] = entity;
-        Ok(())
     }
 
     fn unmap(&mut self, source: u64, number: u32) {
@@ -375,7 +400,7 @@ impl SeriesGroup {
                 self.drop_unreferenced(number, moment.stale_before_ms);
                 continue;
             }
-            out.next_entity();
+            out.next_entity(2 * self.series_per_entity());
             labels.set(&entity.labels, moment.external);
             let is_stale = entity.updated_at_ms < moment.stale_before_ms;
             if !is_same_layout && !is_stale {
@@ -559,7 +584,7 @@ impl SeriesGroup {
         let mut labels = SeriesLabels::default();
         for number in 0..self.entities.len() as u32 {
             if let Some(Some(entity)) = self.entities.get(number as usize) {
-                out.next_entity();
+                out.next_entity(2 * self.series_per_entity());
                 labels.set(&entity.labels, moment.external);
                 self.end(number, out, &labels, moment, budget);
             }
@@ -585,6 +610,14 @@ impl SeriesGroup {
             }
             self.free.push(number);
         }
+    }
+
+    /// Most series of one entity, those that end with a change of settings included.
+    fn series_per_entity(&self) -> usize {
+        let series = |families: &[Family], shape: &Shape| -> u64 {
+            families.iter().map(|family| cost(*family, shape)).sum()
+        };
+        series(&self.families, &self.shape).max(series(&self.sent_families, &self.sent_shape)) as usize
     }
 
     /// How many entities have series.

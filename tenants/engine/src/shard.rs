@@ -121,12 +121,13 @@ impl Shard {
                 processor.expire(until_ns, plan, now_ns, &mut self.counters);
             }
         }
+        // Before anything is written: what leaves now is not in this record, which may have to be read again.
+        self.sweep(now_ns);
         let graph = self.service_graph.as_mut().map(|processor| &mut processor.group);
         let groups = [self.span_metrics.as_mut(), graph];
         let is_quiet = groups.iter().flatten().all(|group| group.is_quiet());
         let counters = std::mem::take(&mut self.counters);
         if is_quiet && counters.is_zero() {
-            self.sweep(now_ns);
             return Vec::new();
         }
         let mut out = GroupWriter::new(&counters, GROUPS);
@@ -136,11 +137,10 @@ impl Shard {
                 None => out.absent(),
             }
         }
-        self.sweep(now_ns);
         out.finish()
     }
 
-    /// Forget what was idle for long. Everything counted has just been flushed, so nothing is lost.
+    /// Forget what was idle for long and has nothing to flush.
     fn sweep(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.swept_at_ns) < SWEEP_NS {
             return;
