@@ -2,8 +2,11 @@
 
 use crate::any_value::float_text;
 use crate::error::PlanError;
-use crate::labels::{SERVICE_GRAPH_RESERVED, SPAN_METRICS_RESERVED, sanitize, sanitize_protected, truncate};
+use crate::labels::{
+    SERVICE_GRAPH_RESERVED, SPAN_METRICS_RESERVED, put_label, sanitize, sanitize_protected, truncate,
+};
 use crate::settings::{ServiceGraphSettings, Settings, SpanMetricsSettings};
+use crate::span::{KINDS, STATUS_CODES};
 use crate::wire::put_varint;
 
 /// Most buckets of a histogram: an exemplar's bucket must fit a byte.
@@ -65,14 +68,27 @@ pub struct SpanLabel {
     pub source: LabelSource,
     /// The name as it begins the label in a canonical label set.
     pub encoded_name: Vec<u8>,
+    /// The whole label for each value that is known beforehand: of kinds and status codes, by their number.
+    pub encoded: Vec<Vec<u8>>,
 }
 
 impl SpanLabel {
-    fn new(name: Vec<u8>, source: LabelSource) -> Self {
+    fn new(name: Vec<u8>, source: LabelSource, value_limit: usize) -> Self {
         let mut encoded_name = Vec::new();
         put_varint(&mut encoded_name, name.len() as u64);
         encoded_name.extend_from_slice(&name);
+        let known: &[&str] = match source {
+            LabelSource::SpanKind => &KINDS,
+            LabelSource::StatusCode => &STATUS_CODES,
+            _ => &[],
+        };
+        let encode = |text: &&str| {
+            let mut label = Vec::new();
+            put_label(&mut label, &name, truncate(text.as_bytes(), value_limit));
+            label
+        };
         Self {
+            encoded: known.iter().map(encode).collect(),
             name,
             source,
             encoded_name,
@@ -150,18 +166,16 @@ impl Plan {
     pub fn compile(settings: &Settings) -> Result<Self, PlanError> {
         let mut watch = Watch::default();
         watch.number("service.name");
-        let name_limit = settings.max_label_name_length;
+        let (name_limit, value_limit) = (settings.max_label_name_length, settings.max_label_value_length);
         let span_metrics = settings
             .span_metrics
             .as_ref()
-            .map(|processor| SpanMetricsPlan::compile(processor, name_limit, &mut watch))
+            .map(|processor| SpanMetricsPlan::compile(processor, name_limit, value_limit, &mut watch))
             .transpose()?;
         let service_graphs = settings
             .service_graphs
             .as_ref()
-            .map(|processor| {
-                ServiceGraphPlan::compile(processor, name_limit, settings.max_label_value_length, &mut watch)
-            })
+            .map(|processor| ServiceGraphPlan::compile(processor, name_limit, value_limit, &mut watch))
             .transpose()?;
         let slack_s = duration_s(
             "ingestion_time_range_slack_s",
@@ -262,6 +276,7 @@ impl SpanMetricsPlan {
     fn compile(
         settings: &SpanMetricsSettings,
         name_limit: usize,
+        value_limit: usize,
         watch: &mut Watch,
     ) -> Result<Self, PlanError> {
         let intrinsic = &settings.intrinsic_dimensions;
@@ -279,13 +294,13 @@ impl SpanMetricsPlan {
         let mut added: Vec<SpanLabel> = Vec::new();
         let enabled = intrinsics.iter().filter(|(enabled, ..)| *enabled);
         for (_, name, source) in enabled {
-            added.push(SpanLabel::new(label_name(name, name_limit), *source));
+            added.push(SpanLabel::new(label_name(name, name_limit), *source, value_limit));
         }
         for dimension in &settings.dimensions {
             let name = sanitize_protected(dimension, &SPAN_METRICS_RESERVED);
             let source = LabelSource::Attribute(watch.number(dimension));
             let name = dimension_name("span_metrics.dimensions", &name, name_limit)?;
-            added.push(SpanLabel::new(name, source));
+            added.push(SpanLabel::new(name, source, value_limit));
         }
         // A stable sort by name, then the last of equal names: processors §0.5 step 2.
         let mut labels: Vec<SpanLabel> = Vec::new();

@@ -12,7 +12,7 @@ pub const TRACE_ID_LEN: usize = 16;
 pub const SPAN_ID_LEN: usize = 8;
 
 /// `Span.SpanKind` by number; anything else is written as its number.
-const KINDS: [&str; 6] = [
+pub const KINDS: [&str; 6] = [
     "SPAN_KIND_UNSPECIFIED",
     "SPAN_KIND_INTERNAL",
     "SPAN_KIND_SERVER",
@@ -21,7 +21,7 @@ const KINDS: [&str; 6] = [
     "SPAN_KIND_CONSUMER",
 ];
 /// `Status.StatusCode` by number.
-const STATUS_CODES: [&str; 3] = ["STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR"];
+pub const STATUS_CODES: [&str; 3] = ["STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR"];
 
 /// The number of `SPAN_KIND_SERVER`.
 pub const SERVER: i32 = 2;
@@ -187,20 +187,6 @@ impl<'a> Span<'a> {
     pub fn duration_ns(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
     }
-}
-
-/// The enum's name, or `None` for an unknown number, which is written in decimal (processors §1.3).
-pub fn kind_name(kind: i32) -> Option<&'static str> {
-    usize::try_from(kind)
-        .ok()
-        .and_then(|kind| KINDS.get(kind).copied())
-}
-
-/// The enum's name, or `None` for an unknown number, which is written in decimal (processors §1.3).
-pub fn status_code_name(code: i32) -> Option<&'static str> {
-    usize::try_from(code)
-        .ok()
-        .and_then(|code| STATUS_CODES.get(code).copied())
 }
 
 fn optional_len(bytes: &[u8]) -> usize {

@@ -7,9 +7,7 @@ use crate::half::{self, HalfBuilder};
 use crate::hash::{shard_of, trace_hash};
 use crate::labels::{Labels, truncate};
 use crate::plan::{LabelSource, Plan, SERVICE_NAME, ServiceGraphPlan, SpanLabel, SpanMetricsPlan};
-use crate::span::{
-    CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, TRACE_ID_LEN, kind_name, status_code_name,
-};
+use crate::span::{CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, TRACE_ID_LEN};
 use crate::wire::{Cursor, WireResult, bytes_tag, put_varint};
 
 const RESOURCE_SPANS: u32 = bytes_tag(1);
@@ -56,6 +54,7 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
         attributes: vec![None; plan.watch.len()],
         touched: Vec::new(),
         label_set: Vec::new(),
+        service_label: Vec::new(),
         half: HalfBuilder::default(),
         split: Split::default(),
     };
@@ -90,6 +89,8 @@ struct Splitter<'a, 'p> {
     /// Which entries of `attributes` are set: clearing these is cheaper than clearing all.
     touched: Vec<usize>,
     label_set: Vec<u8>,
+    /// The label `service` of the resource being walked, or nothing.
+    service_label: Vec<u8>,
     half: HalfBuilder,
     split: Split,
 }
@@ -111,6 +112,7 @@ impl<'a> Splitter<'a, '_> {
                 tag => cursor.unexpected(tag, &[1, 2])?,
             }
         }
+        self.encode_service_label();
         let mut cursor = start;
         loop {
             match cursor.tag()? {
@@ -120,6 +122,21 @@ impl<'a> Splitter<'a, '_> {
                     self.scope_spans(bytes, &cursor)?;
                 }
                 tag => cursor.skip(tag)?,
+            }
+        }
+    }
+
+    fn encode_service_label(&mut self) {
+        self.service_label.clear();
+        let labels = self.plan.span_metrics.iter().flat_map(|plan| &plan.labels);
+        for label in labels.filter(|label| label.source == LabelSource::Service) {
+            if let Some(value) = self.resource.get(SERVICE_NAME).copied().flatten() {
+                let text = value.text();
+                put_text(
+                    &mut self.service_label,
+                    label,
+                    truncate(&text, self.plan.max_value_len),
+                );
             }
         }
     }
@@ -235,33 +252,25 @@ impl<'a> Splitter<'a, '_> {
 
     #[inline]
     fn put_span_label(&self, set: &mut Vec<u8>, label: &SpanLabel, span: &Span<'a>) {
-        let mut put = |text: &[u8]| {
-            let text = truncate(text, self.plan.max_value_len);
-            if !text.is_empty() {
-                set.extend_from_slice(&label.encoded_name);
-                put_varint(set, text.len() as u64);
-                set.extend_from_slice(text);
+        let limit = self.plan.max_value_len;
+        let put = |set: &mut Vec<u8>, text: &[u8]| put_text(set, label, truncate(text, limit));
+        let put_known = |set: &mut Vec<u8>, number: i32| {
+            let known = usize::try_from(number).ok().and_then(|n| label.encoded.get(n));
+            match known {
+                Some(known) => set.extend_from_slice(known),
+                // An unknown number is written in decimal (processors §1.3).
+                None => put(set, number.to_string().as_bytes()),
             }
         };
         match label.source {
-            LabelSource::SpanName => put(span.name),
-            LabelSource::StatusMessage => put(span.status_message),
-            LabelSource::SpanKind => match kind_name(span.kind) {
-                Some(text) => put(text.as_bytes()),
-                None => put(span.kind.to_string().as_bytes()),
-            },
-            LabelSource::StatusCode => match status_code_name(span.status_code) {
-                Some(text) => put(text.as_bytes()),
-                None => put(span.status_code.to_string().as_bytes()),
-            },
-            LabelSource::Service => {
-                if let Some(value) = self.resource.get(SERVICE_NAME).copied().flatten() {
-                    put(&value.text());
-                }
-            }
+            LabelSource::SpanName => put(set, span.name),
+            LabelSource::StatusMessage => put(set, span.status_message),
+            LabelSource::SpanKind => put_known(set, span.kind),
+            LabelSource::StatusCode => put_known(set, span.status_code),
+            LabelSource::Service => set.extend_from_slice(&self.service_label),
             LabelSource::Attribute(number) => {
                 if let Some(value) = self.find(number) {
-                    put(&value.text());
+                    put(set, &value.text());
                 }
             }
         }
@@ -360,6 +369,15 @@ impl<'a> Splitter<'a, '_> {
             }
         }
         true
+    }
+}
+
+#[inline]
+fn put_text(set: &mut Vec<u8>, label: &SpanLabel, text: &[u8]) {
+    if !text.is_empty() {
+        set.extend_from_slice(&label.encoded_name);
+        put_varint(set, text.len() as u64);
+        set.extend_from_slice(text);
     }
 }
 
