@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from cluster.demo.ports import free_port
 
 _READY_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -65,7 +66,7 @@ class Prometheus:
         (self._folder / "prometheus.yml").write_text("scrape_configs: []\n")
         self._client = httpx.AsyncClient(trust_env=False, timeout=10)
         for _ in range(_TAKEN_PORT_TRIES):
-            self._port = _free_port()
+            self._port = free_port()
             self._launch()
             if await self._becomes_ready():
                 return
@@ -158,10 +159,3 @@ class Prometheus:
     def _log(self) -> str:
         assert self._folder is not None
         return (self._folder / "log").read_text(errors="replace")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
