@@ -1,0 +1,327 @@
+//! The prefix tree that leads a span name to the clusters it may belong to (processors appendix B).
+//!
+//! One root for each count of tokens, then one level for each leading token. All nodes are in one array and all edges
+//! in one table, so that a node costs tens of bytes. An edge is known by the keyed 64-bit hash of its token: should two
+//! tokens ever meet in one, their names meet in a leaf, where the tokens themselves are compared.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::drain_tokens::{MAX_TOKENS, Tokens, looks_like_data};
+
+/// No node, no cluster.
+pub const NONE: u32 = u32::MAX;
+
+/// Levels below a root (appendix B: depth 30).
+const MAX_LEVELS: usize = 27;
+/// From here on a node's only new child is the wildcard (appendix B: at most 1000).
+const FULL_AT_CHILDREN: u16 = 999;
+/// Roots come first, the root of a count of tokens at that index.
+const ROOTS: usize = MAX_TOKENS + 1;
+
+#[derive(Debug, Clone)]
+struct Node {
+    /// The node above; of a free node, the next free one.
+    parent: u32,
+    /// The child that stands for any token.
+    wildcard: u32,
+    /// The first of the clusters that end here.
+    first_cluster: u32,
+    /// How many children there are, the wildcard included.
+    children: u16,
+    clusters: u16,
+    /// Hash of the token that leads here from above.
+    token: u64,
+}
+
+const EMPTY: Node = Node {
+    parent: NONE,
+    wildcard: NONE,
+    first_cluster: NONE,
+    children: 0,
+    clusters: 0,
+    token: 0,
+};
+
+/// Where a name was planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planted {
+    /// The node that its path ends at.
+    pub leaf: u32,
+    /// Whether a wildcard was added beside known tokens, so that names with those tokens now lead elsewhere.
+    pub captures: bool,
+}
+
+/// The tree. It never holds a branch without clusters, but for what [`Tree::plant`] has just made.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    free: u32,
+    used: usize,
+    /// Nodes by parent and token; wildcards are not among them.
+    edges: HashTable<u32>,
+    // Seeded per process: a tenant cannot choose tokens that collide.
+    hasher: DefaultHashBuilder,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        // A power of two, and so are all capacities that it grows to.
+        let mut nodes = Vec::with_capacity(ROOTS.next_power_of_two());
+        nodes.resize(ROOTS, EMPTY);
+        Self {
+            nodes,
+            free: NONE,
+            used: ROOTS,
+            edges: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+}
+
+impl Tree {
+    /// The leaf that a name leads to: at each level the wildcard if there is one, else the very token.
+    #[inline]
+    pub fn find(&self, tokens: &Tokens<'_>) -> Option<u32> {
+        let mut at = tokens.count() as u32;
+        for token in tokens.iter().take(MAX_LEVELS) {
+            let wildcard = self.nodes.get(at as usize)?.wildcard;
+            at = if wildcard == NONE {
+                self.child(at, self.hasher.hash_one(token))?
+            } else {
+                wildcard
+            };
+        }
+        Some(at)
+    }
+
+    /// Make the path of a new cluster, with wildcards where a token looks like data or a node is full.
+    pub fn plant(&mut self, tokens: &Tokens<'_>) -> Planted {
+        let mut at = tokens.count() as u32;
+        let mut captures = false;
+        for token in tokens.iter().take(MAX_LEVELS) {
+            let (children, wildcard) = self
+                .nodes
+                .get(at as usize)
+                .map_or((0, NONE), |node| (node.children, node.wildcard));
+            at = if children < FULL_AT_CHILDREN && !looks_like_data(token) {
+                let hash = self.hasher.hash_one(token);
+                self.child(at, hash).unwrap_or_else(|| self.add_child(at, hash))
+            } else if wildcard == NONE {
+                captures |= children > 0;
+                self.add_wildcard(at)
+            } else {
+                wildcard
+            };
+        }
+        Planted { leaf: at, captures }
+    }
+
+    fn child(&self, parent: u32, token: u64) -> Option<u32> {
+        let is_child = |node: &u32| {
+            self.nodes
+                .get(*node as usize)
+                .is_some_and(|node| node.parent == parent && node.token == token)
+        };
+        self.edges
+            .find(self.hasher.hash_one((parent, token)), is_child)
+            .copied()
+    }
+
+    fn add_child(&mut self, parent: u32, token: u64) -> u32 {
+        let node = self.add_node(parent, token);
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        let hash_of = |node: &u32| {
+            nodes
+                .get(*node as usize)
+                .map_or(0, |node| hasher.hash_one((node.parent, node.token)))
+        };
+        let hash = hasher.hash_one((parent, token));
+        self.edges.insert_unique(hash, node, hash_of);
+        node
+    }
+
+    fn add_wildcard(&mut self, parent: u32) -> u32 {
+        let node = self.add_node(parent, 0);
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.wildcard = node;
+        }
+        node
+    }
+
+    fn add_node(&mut self, parent: u32, token: u64) -> u32 {
+        let node = Node {
+            parent,
+            token,
+            ..EMPTY
+        };
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.children += 1;
+        }
+        self.used += 1;
+        let at = self.free;
+        if let Some(slot) = self.nodes.get_mut(at as usize) {
+            self.free = slot.parent;
+            *slot = node;
+            return at;
+        }
+        self.nodes.push(node);
+        self.nodes.len() as u32 - 1
+    }
+
+    /// How many clusters end at a leaf.
+    pub fn cluster_count(&self, leaf: u32) -> u16 {
+        self.nodes.get(leaf as usize).map_or(0, |node| node.clusters)
+    }
+
+    /// The first cluster that ends at a leaf; each cluster names the next.
+    #[inline]
+    pub fn first_cluster(&self, leaf: u32) -> u32 {
+        self.nodes
+            .get(leaf as usize)
+            .map_or(NONE, |node| node.first_cluster)
+    }
+
+    /// Note that a leaf has one more cluster, the first from now on.
+    pub fn add_cluster(&mut self, leaf: u32, first: u32) {
+        if let Some(node) = self.nodes.get_mut(leaf as usize) {
+            node.first_cluster = first;
+            node.clusters += 1;
+        }
+    }
+
+    /// Note that a leaf has one cluster less and which is the first of those left; prune the branch if none is. Whether
+    /// that took a wildcard from beside known tokens, so that names with those tokens now lead elsewhere.
+    pub fn remove_cluster(&mut self, leaf: u32, first: u32) -> bool {
+        if let Some(node) = self.nodes.get_mut(leaf as usize) {
+            node.first_cluster = first;
+            node.clusters = node.clusters.saturating_sub(1);
+        }
+        let mut releases = false;
+        let mut at = leaf;
+        while at as usize >= ROOTS
+            && let Some(node) = self.nodes.get_mut(at as usize)
+            && node.children == 0
+            && node.clusters == 0
+        {
+            let (parent, token) = (node.parent, node.token);
+            node.parent = std::mem::replace(&mut self.free, at);
+            self.used -= 1;
+            if let Some(parent) = self.nodes.get_mut(parent as usize) {
+                parent.children -= 1;
+                if parent.wildcard == at {
+                    parent.wildcard = NONE;
+                    releases |= parent.children > 0;
+                }
+            }
+            let hash = self.hasher.hash_one((parent, token));
+            // A wildcard has no edge, and then none is found.
+            if let Ok(edge) = self.edges.find_entry(hash, |node| *node == at) {
+                edge.remove();
+            }
+            at = parent;
+        }
+        releases
+    }
+
+    /// How many nodes are in use, the roots included.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether there is nothing but roots.
+    pub fn is_empty(&self) -> bool {
+        self.used == ROOTS
+    }
+
+    /// Bytes held.
+    pub fn state_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>() + self.edges.capacity() * EDGE_BYTES * 8 / 7
+    }
+
+    /// Most bytes that a tree can hold which never had more than so many nodes: both arrays double as they grow, and
+    /// the table of edges when it is seven eighths full.
+    pub const fn bytes_at_most(nodes: usize) -> usize {
+        let slots = (nodes * 8 / 7 + 1).next_power_of_two();
+        nodes.next_power_of_two() * size_of::<Node>() + slots * EDGE_BYTES
+    }
+}
+
+/// A node's number in the table, and the table's own byte.
+const EDGE_BYTES: usize = size_of::<u32>() + 1;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn plant(tree: &mut Tree, name: &str) -> Planted {
+        let planted = tree.plant(&Tokens::cut(name).unwrap());
+        tree.add_cluster(planted.leaf, 0);
+        planted
+    }
+
+    fn find(tree: &Tree, name: &str) -> Option<u32> {
+        tree.find(&Tokens::cut(name).unwrap())
+    }
+
+    #[test]
+    fn the_wildcard_comes_before_the_very_token() {
+        let mut tree = Tree::default();
+        let word = plant(&mut tree, "/users/me");
+        assert!(!word.captures);
+        assert_eq!(find(&tree, "/users/me"), Some(word.leaf));
+        assert_eq!(find(&tree, "/users/you"), None);
+        let number = plant(&mut tree, "/users/12");
+        assert!(number.captures);
+        for name in ["/users/12", "/users/13", "/users/me", "/users/you"] {
+            assert_eq!(find(&tree, name), Some(number.leaf));
+        }
+        assert_eq!(find(&tree, "/users/12/"), None);
+    }
+
+    #[test]
+    fn names_part_at_the_first_27_tokens_only() {
+        let mut tree = Tree::default();
+        let name = |last: &str| format!("{}{last}", "/".repeat(27));
+        let first = plant(&mut tree, &name("a"));
+        assert_eq!(plant(&mut tree, &name("b")), first);
+        assert_ne!(plant(&mut tree, &name("b/")), first);
+    }
+
+    #[test]
+    fn a_full_node_sends_every_further_token_to_its_wildcard() {
+        let mut tree = Tree::default();
+        let word = |index: usize| {
+            let letter = |shift: usize| char::from(b'g' + (index >> shift & 15) as u8);
+            format!("{}{}{}/", letter(8), letter(4), letter(0))
+        };
+        for index in 0..999 {
+            assert!(!plant(&mut tree, &word(index)).captures);
+        }
+        let (known, new) = (find(&tree, &word(7)), plant(&mut tree, &word(999)));
+        assert!(known.is_some() && new.captures);
+        assert_eq!(find(&tree, &word(7)), Some(new.leaf));
+        assert_eq!(plant(&mut tree, &word(1000)).leaf, new.leaf);
+        assert_eq!(plant(&mut tree, &word(7)).leaf, new.leaf);
+    }
+
+    #[test]
+    fn branches_without_clusters_are_pruned_up_to_the_fork() {
+        let mut tree = Tree::default();
+        let word = plant(&mut tree, "/users/me");
+        let before = tree.len();
+        let number = plant(&mut tree, "/users/12");
+        let branch = plant(&mut tree, "/orders/12");
+        assert!(
+            tree.remove_cluster(number.leaf, NONE),
+            "it had captured /users/me"
+        );
+        assert!(!tree.remove_cluster(branch.leaf, NONE));
+        assert_eq!(tree.len(), before);
+        assert_eq!(find(&tree, "/users/me"), Some(word.leaf));
+        assert!(!tree.remove_cluster(word.leaf, NONE));
+        assert!(tree.is_empty() && tree.edges.is_empty());
+    }
+}
