@@ -2,12 +2,15 @@
 
 Takes what a POST carries (snappy block format around ``prometheus.WriteRequest``) and refuses what some
 receiver would refuse or repair (remote-write §1.4, §2.1): unsorted or repeated labels, empty names and
-values, a series without name or samples, samples out of order, exemplars over 128 characters. It judges one
-message; order between messages is the business of the test that collects them.
+values, a series without name or samples, samples out of order, exemplars over 128 characters or out of order,
+native histograms that do not add up. It judges one message; order between messages is the business of the test
+that collects them.
 """
 
+import itertools
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import snappy
@@ -31,11 +34,31 @@ class Exemplar:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeSample:
+    """One native histogram; ``buckets`` has the counts that are not zero by bucket index."""
+
+    timestamp_ms: int
+    count: float
+    sum: float
+    schema: int
+    zero_threshold: float
+    zero_count: float
+    buckets: dict[int, float]
+    is_float: bool
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it says that its series ended."""
+        return is_stale_marker(self.sum)
+
+
+@dataclass(frozen=True, slots=True)
 class TimeSeries:
-    """Samples as (milliseconds, value) and exemplars of one series, in the order in which they were sent."""
+    """One series in the order in which it was sent: samples as (milliseconds, value), or native histograms."""
 
     samples: list[Sample]
     exemplars: list[Exemplar]
+    histograms: list[NativeSample] = field(default_factory=list)
 
 
 class RefusedMessageError(ValueError):
@@ -46,12 +69,37 @@ _SCALARS = {
     "string": FieldDescriptorProto.TYPE_STRING,
     "double": FieldDescriptorProto.TYPE_DOUBLE,
     "int64": FieldDescriptorProto.TYPE_INT64,
+    "uint64": FieldDescriptorProto.TYPE_UINT64,
+    "uint32": FieldDescriptorProto.TYPE_UINT32,
+    "sint64": FieldDescriptorProto.TYPE_SINT64,
+    "sint32": FieldDescriptorProto.TYPE_SINT32,
 }
-_MESSAGES = {  # message: fields in the order of their numbers, from 1; "*" is repeated (remote-write §1.1)
+# Fields by message, in the order of their numbers, from 1; "*" is repeated, a third word the choice (oneof) that a
+# field belongs to (remote-write §1.1). The reset hint is an enumeration, which has the wire format of an integer.
+_MESSAGES = {
     "Label": ["string name", "string value"],
     "Sample": ["double value", "int64 timestamp"],
     "Exemplar": ["Label* labels", "double value", "int64 timestamp"],
-    "TimeSeries": ["Label* labels", "Sample* samples", "Exemplar* exemplars"],
+    "BucketSpan": ["sint32 offset", "uint32 length"],
+    "Histogram": [
+        "uint64 count_int count",
+        "double count_float count",
+        "double sum",
+        "sint32 schema",
+        "double zero_threshold",
+        "uint64 zero_count_int zero_count",
+        "double zero_count_float zero_count",
+        "BucketSpan* negative_spans",
+        "sint64* negative_deltas",
+        "double* negative_counts",
+        "BucketSpan* positive_spans",
+        "sint64* positive_deltas",
+        "double* positive_counts",
+        "int64 reset_hint",
+        "int64 timestamp",
+        "double* custom_values",
+    ],
+    "TimeSeries": ["Label* labels", "Sample* samples", "Exemplar* exemplars", "Histogram* histograms"],
     "WriteRequest": ["TimeSeries* timeseries"],
 }
 
@@ -61,14 +109,20 @@ def _write_request_class() -> Any:
     for message_name, declarations in _MESSAGES.items():
         message = file.message_type.add(name=message_name)
         for number, declaration in enumerate(declarations, start=1):
-            kind, name = declaration.split()
-            field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
+            kind, name, *choice = declaration.split()
+            entry = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
             if kind.endswith("*"):
-                field.label = FieldDescriptorProto.LABEL_REPEATED
-                field.type = FieldDescriptorProto.TYPE_MESSAGE
-                field.type_name = f".prometheus.{kind.removesuffix('*')}"
+                entry.label = FieldDescriptorProto.LABEL_REPEATED
+                kind = kind.removesuffix("*")
+            if kind in _SCALARS:
+                entry.type = _SCALARS[kind]
             else:
-                field.type = _SCALARS[kind]
+                entry.type = FieldDescriptorProto.TYPE_MESSAGE
+                entry.type_name = f".prometheus.{kind}"
+            for choice_name in choice:
+                if choice_name not in [known.name for known in message.oneof_decl]:
+                    message.oneof_decl.add(name=choice_name)
+                entry.oneof_index = len(message.oneof_decl) - 1
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("prometheus.WriteRequest"))
@@ -95,14 +149,24 @@ def decode(body: bytes) -> dict[SeriesKey, TimeSeries]:
         series = TimeSeries(
             [(sample.timestamp, sample.value) for sample in message.samples],
             [_exemplar(exemplar) for exemplar in message.exemplars],
+            [_native_sample(histogram) for histogram in message.histograms],
         )
         _check_labels(pairs)
-        _check_samples(pairs, series)
         key = frozenset(pairs)
         if key in decoded:
-            raise RefusedMessageError(f"series sent twice in one message: {pairs}")
+            series = _continued(pairs, decoded[key], series)
+        _check_samples(pairs, series)
         decoded[key] = series
     return decoded
+
+
+def _continued(pairs: list[tuple[str, str]], begun: TimeSeries, series: TimeSeries) -> TimeSeries:
+    """Join two messages of one native series: its exemplars are lost unless a message before made it known."""
+    if not (begun.histograms and series.histograms):
+        raise RefusedMessageError(f"series sent twice in one message: {pairs}")
+    return TimeSeries(
+        begun.samples + series.samples, begun.exemplars + series.exemplars, begun.histograms + series.histograms
+    )
 
 
 def _exemplar(message: Any) -> Exemplar:
@@ -110,6 +174,48 @@ def _exemplar(message: Any) -> Exemplar:
     if sum(len(name) + len(value) for name, value in labels.items()) > MAX_EXEMPLAR_CHARACTERS:
         raise RefusedMessageError(f"exemplar labels too long: {labels}")
     return Exemplar(labels, message.value, message.timestamp)
+
+
+def _native_sample(message: Any) -> NativeSample:
+    is_float = message.WhichOneof("count") == "count_float"
+    form, other = ("float", "int") if is_float else ("int", "float")
+    sample = NativeSample(
+        timestamp_ms=message.timestamp,
+        count=getattr(message, f"count_{form}"),
+        sum=message.sum,
+        schema=message.schema,
+        zero_threshold=message.zero_threshold,
+        zero_count=getattr(message, f"zero_count_{form}"),
+        buckets=_positive_buckets(message, is_float),
+        is_float=is_float,
+    )
+    if message.WhichOneof("count") is None or message.WhichOneof("zero_count") == f"zero_count_{other}":
+        raise RefusedMessageError(f"counts missing or of two forms: {sample}")
+    if message.negative_spans or message.negative_deltas or message.negative_counts or message.custom_values:
+        raise RefusedMessageError(f"durations have neither negative nor custom buckets: {sample}")
+    if not (-4 <= sample.schema <= 8 and sample.zero_threshold >= 0 and 0 <= message.reset_hint <= 3):
+        raise RefusedMessageError(f"no such schema, threshold or reset hint: {sample}")
+    counts = [sample.zero_count, *sample.buckets.values()]
+    if min(counts) < 0 or not math.isclose(sum(counts), sample.count, rel_tol=1e-12 if is_float else 0.0):
+        raise RefusedMessageError(f"buckets do not add up to the count: {sample}")
+    return sample
+
+
+def _positive_buckets(message: Any, is_float: bool) -> dict[int, float]:
+    """Read the buckets that have a count; deltas are differences to the bucket before (remote-write §1.1)."""
+    deltas, absolute = list(message.positive_deltas), list(message.positive_counts)
+    counts = absolute if is_float else list(itertools.accumulate(deltas))
+    spans = [(span.offset, span.length) for span in message.positive_spans]
+    if (deltas if is_float else absolute) or sum(length for _, length in spans) != len(counts):
+        raise RefusedMessageError(f"spans {spans} do not fit deltas {deltas} and counts {absolute}")
+    if any(offset < 0 for offset, _ in spans[1:]):
+        raise RefusedMessageError(f"spans overlap: {spans}")
+    indexes: list[int] = []
+    end = 0
+    for offset, length in spans:
+        indexes.extend(range(end + offset, end + offset + length))
+        end += offset + length
+    return {index: count for index, count in zip(indexes, counts, strict=True) if count != 0}
 
 
 def _check_labels(pairs: list[tuple[str, str]]) -> None:
@@ -123,8 +229,15 @@ def _check_labels(pairs: list[tuple[str, str]]) -> None:
 
 
 def _check_samples(pairs: list[tuple[str, str]], series: TimeSeries) -> None:
-    times = [timestamp_ms for timestamp_ms, _ in series.samples]
+    if series.samples and series.histograms:
+        raise RefusedMessageError(f"samples and native histograms in one series: {pairs}")
+    times = [timestamp_ms for timestamp_ms, _ in series.samples] or [
+        sample.timestamp_ms for sample in series.histograms
+    ]
     if not times:
         raise RefusedMessageError(f"series without samples: {pairs}")
     if times != sorted(set(times)):
         raise RefusedMessageError(f"samples out of order: {pairs} at {times}")
+    exemplar_times = [exemplar.timestamp_ms for exemplar in series.exemplars]
+    if exemplar_times != sorted(set(exemplar_times)):
+        raise RefusedMessageError(f"exemplars out of order: {pairs} at {exemplar_times}")

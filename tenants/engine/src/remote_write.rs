@@ -3,6 +3,7 @@
 use snap::raw::Encoder;
 
 use crate::labels::Labels;
+use crate::remote_write_histogram::{CountForm, HistogramEncoder, NativeSample};
 use crate::wire::{delimited_len, put_varint, varint_len};
 
 const NAME: &[u8] = b"__name__";
@@ -20,6 +21,8 @@ pub struct WriteBatch {
     pub series: usize,
     /// Samples, zero samples and staleness markers included.
     pub samples: usize,
+    /// Samples of native histograms, empty ones and staleness markers included.
+    pub histograms: usize,
     /// Exemplars.
     pub exemplars: usize,
 }
@@ -124,14 +127,28 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+fn exemplar_len(at_ms: i64, exemplar: &ExemplarOut<'_>) -> usize {
+    label_len(exemplar.label.as_bytes(), exemplar.trace.as_bytes()) + sample_len(at_ms)
+}
+
+fn put_exemplar(out: &mut Vec<u8>, at_ms: i64, exemplar: &ExemplarOut<'_>) {
+    out.push(0x1a);
+    put_varint(out, exemplar_len(at_ms, exemplar) as u64);
+    put_label(out, exemplar.label.as_bytes(), exemplar.trace.as_bytes());
+    put_sample(out, 0x11, 0x18, exemplar.seconds, at_ms);
+}
+
 fn sample_len(at_ms: i64) -> usize {
     9 + 1 + varint_len(at_ms as u64)
 }
 
-/// Cuts what it is given into batches of at most `max_samples` samples.
+/// Cuts what it is given into batches of at most `max_samples` samples, those of native histograms included.
 pub struct BatchWriter {
     max_samples: usize,
     message: Vec<u8>,
+    histogram: HistogramEncoder,
+    /// Fields of a series behind its labels, while their length is not known.
+    fields: Vec<u8>,
     open: WriteBatch,
     batches: Vec<WriteBatch>,
     encoder: Encoder,
@@ -143,6 +160,8 @@ impl BatchWriter {
         Self {
             max_samples: max_samples.max(1),
             message: Vec::new(),
+            histogram: HistogramEncoder::default(),
+            fields: Vec::new(),
             open: WriteBatch::default(),
             batches: Vec::new(),
             encoder: Encoder::new(),
@@ -153,7 +172,8 @@ impl BatchWriter {
     ///
     /// `most_samples` is what the entity may write.
     pub fn next_entity(&mut self, most_samples: usize) {
-        if self.open.samples > 0 && self.open.samples + most_samples > self.max_samples {
+        let samples = self.open.samples + self.open.histograms;
+        if samples > 0 && samples + most_samples > self.max_samples {
             self.close();
         }
     }
@@ -168,21 +188,81 @@ impl BatchWriter {
         exemplar: Option<&ExemplarOut<'_>>,
     ) {
         let at_ms = samples.last().map_or(0, |(at_ms, _)| *at_ms);
-        let le_len = le.map_or(labels.own_le.len(), |le| label_len(LE, le.as_bytes()));
-        let exemplar_body_len = exemplar.map_or(0, |exemplar| {
-            label_len(exemplar.label.as_bytes(), exemplar.trace.as_bytes()) + sample_len(at_ms)
-        });
         let samples_len: usize = samples
             .iter()
             .map(|(at_ms, _)| delimited_len(sample_len(*at_ms)))
             .sum();
+        let exemplar_len = exemplar.map_or(0, |exemplar| delimited_len(exemplar_len(at_ms, exemplar)));
+        self.begin_series(labels, name, le, samples_len + exemplar_len);
+        let out = &mut self.message;
+        for (at_ms, value) in samples {
+            out.push(0x12);
+            put_varint(out, sample_len(*at_ms) as u64);
+            put_sample(out, 0x09, 0x10, *value, *at_ms);
+        }
+        if let Some(exemplar) = exemplar {
+            put_exemplar(out, at_ms, exemplar);
+            self.open.exemplars += 1;
+        }
+        self.open.samples += samples.len();
+    }
+
+    /// Write one series of native histograms, oldest first, and exemplars each at its own time, ascending.
+    ///
+    /// Prometheus takes the exemplars of a message before its histograms, and none for a series that it does not know.
+    /// What precedes the last histogram therefore goes ahead in a message of its own if there are exemplars: the empty
+    /// histogram of a new series makes it known.
+    pub fn native_series(
+        &mut self,
+        labels: &SeriesLabels,
+        name: &[u8],
+        form: CountForm,
+        histograms: &[NativeSample<'_>],
+        exemplars: &[(i64, ExemplarOut<'_>)],
+    ) {
+        if let [ahead @ .., last] = histograms
+            && !ahead.is_empty()
+            && !exemplars.is_empty()
+        {
+            self.native_message(labels, name, form, ahead, &[]);
+            self.native_message(labels, name, form, &[*last], exemplars);
+        } else {
+            self.native_message(labels, name, form, histograms, exemplars);
+        }
+    }
+
+    fn native_message(
+        &mut self,
+        labels: &SeriesLabels,
+        name: &[u8],
+        form: CountForm,
+        histograms: &[NativeSample<'_>],
+        exemplars: &[(i64, ExemplarOut<'_>)],
+    ) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        for (at_ms, exemplar) in exemplars {
+            put_exemplar(&mut fields, *at_ms, exemplar);
+        }
+        for sample in histograms {
+            self.histogram.append(&mut fields, sample, form);
+        }
+        self.begin_series(labels, name, None, fields.len());
+        self.message.extend_from_slice(&fields);
+        self.fields = fields;
+        self.open.histograms += histograms.len();
+        self.open.exemplars += exemplars.len();
+    }
+
+    /// Write a series up to its labels; `fields_len` bytes must follow.
+    fn begin_series(&mut self, labels: &SeriesLabels, name: &[u8], le: Option<&str>, fields_len: usize) {
+        let le_len = le.map_or(labels.own_le.len(), |le| label_len(LE, le.as_bytes()));
         let length = labels.before_name.len()
             + label_len(NAME, name)
             + labels.name_to_le.len()
             + le_len
             + labels.after_le.len()
-            + samples_len
-            + exemplar.map_or(0, |_| delimited_len(exemplar_body_len));
+            + fields_len;
         let out = &mut self.message;
         out.push(0x0a);
         put_varint(out, length as u64);
@@ -194,20 +274,7 @@ impl BatchWriter {
             None => out.extend_from_slice(&labels.own_le),
         }
         out.extend_from_slice(&labels.after_le);
-        for (at_ms, value) in samples {
-            out.push(0x12);
-            put_varint(out, sample_len(*at_ms) as u64);
-            put_sample(out, 0x09, 0x10, *value, *at_ms);
-        }
-        if let Some(exemplar) = exemplar {
-            out.push(0x1a);
-            put_varint(out, exemplar_body_len as u64);
-            put_label(out, exemplar.label.as_bytes(), exemplar.trace.as_bytes());
-            put_sample(out, 0x11, 0x18, exemplar.seconds, at_ms);
-            self.open.exemplars += 1;
-        }
         self.open.series += 1;
-        self.open.samples += samples.len();
     }
 
     fn close(&mut self) {
@@ -240,6 +307,8 @@ fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms:
 mod tests {
     use super::*;
     use crate::labels::label_set;
+    use crate::native_schema::Schema;
+    use crate::remote_write_histogram::NativeValue;
     use crate::wire::{Cursor, bytes_tag};
 
     fn fields(message: &[u8], wanted: u32) -> Vec<&[u8]> {
@@ -324,5 +393,60 @@ mod tests {
         }
         let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.samples).collect();
         assert_eq!(sizes, [2, 2, 1]);
+    }
+
+    #[test]
+    fn the_empty_histogram_of_a_new_series_goes_ahead_of_its_exemplars() {
+        let exemplar = |trace: &str, seconds| ExemplarOut {
+            label: "traceID",
+            trace: trace.to_owned(),
+            seconds,
+        };
+        let value = NativeValue::Empty(Schema::FINEST);
+        let samples = [1, 300].map(|at_ms| NativeSample { at_ms, value });
+        let exemplars = [(299, exemplar("a", 0.5)), (300, exemplar("b", 2.0))];
+        let mut writer = BatchWriter::new(10);
+        let labels = SeriesLabels::default();
+        writer.native_series(&labels, b"m", CountForm::Integer, &samples, &exemplars);
+        writer.native_series(&labels, b"n", CountForm::Integer, &samples, &[]);
+        let batch = writer.finish().remove(0);
+        assert_eq!(
+            (batch.series, batch.samples, batch.histograms, batch.exemplars),
+            (3, 0, 4, 2)
+        );
+        let message = snap::raw::Decoder::new().decompress_vec(&batch.body).unwrap();
+        let series = fields(&message, 1);
+        let written: Vec<_> = series
+            .iter()
+            .map(|series| {
+                (
+                    labels_of(series)[0].1.clone(),
+                    fields(series, 4).len(),
+                    fields(series, 3).len(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            written,
+            [("m".into(), 1, 0), ("m".into(), 1, 2), ("n".into(), 2, 0)]
+        );
+        let exemplars = fields(series[1], 3);
+        let times = exemplars.iter().map(|exemplar| &exemplar[exemplar.len() - 2..]);
+        assert_eq!(times.collect::<Vec<_>>(), [[0xab, 2], [0xac, 2]]);
+        assert_eq!(labels_of(exemplars[1]), [("traceID".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn native_samples_fill_a_batch_like_others() {
+        let value = NativeValue::Stale;
+        let mut writer = BatchWriter::new(3);
+        for at_ms in 1..=2 {
+            writer.next_entity(2);
+            let sample = NativeSample { at_ms, value };
+            let labels = SeriesLabels::default();
+            writer.native_series(&labels, b"m", CountForm::Float, &[sample, sample], &[]);
+        }
+        let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.histograms).collect();
+        assert_eq!(sizes, [2, 2]);
     }
 }
