@@ -34,6 +34,13 @@ class MalformedFrame(EngineError):
 class InvalidPlan(EngineError):
     """The processing settings cannot be compiled; the message starts with the path of the setting."""
 
+def check_regex(pattern: str) -> None:
+    """Check the regular expression of a filter policy: RE2 syntax, bounded in length and in what it compiles to.
+
+    Raises:
+        InvalidPlan: it is not one; the message says why.
+    """
+
 def trace_hash(trace_id: bytes) -> int:
     """Return the unsigned 64-bit hash (XXH3, seed 0) of the trace id's bytes: what shards are ranges of."""
 
@@ -63,15 +70,36 @@ class Split:
     def rejected(self) -> dict[str, int]:
         """Spans refused to the client, by reason: ``invalid_trace_id``, ``invalid_span_id``."""
     @property
-    def discarded(self) -> dict[str, int]:
-        """Spans accepted but not generated, by reason: ``outside_metrics_ingestion_slack``, ``invalid_utf8``."""
+    def discarded(self) -> dict[tuple[str, str], int]:
+        """What was accepted and is not generated, by stage and reason; reasons without any are left out.
 
-def split(body: Buffer, plan: Plan, shard_count: int, now_ns: int, *, strict_ids: bool = True) -> Split:
+        ``gateway``: ``outside_metrics_ingestion_slack``. ``span_metrics``: ``span_metrics_filtered``, ``invalid_utf8``
+        (also once for each span whose resource is not UTF-8, where target info is on), ``label_set_too_large``.
+        ``service_graphs``: ``service_graphs_filtered`` (spans with an edge's kind). ``host_info``: ``invalid_utf8``
+        (resources).
+        """
+    @property
+    def ignored_multipliers(self) -> int:
+        """Spans whose sampling ratio cannot be used: not a double above 0. They count for one."""
+    @property
+    def skipped_processor_pushes(self) -> int:
+        """With ``skip_generation`` how many processors were passed over, else 0."""
+
+def split(
+    body: Buffer,
+    plan: Plan,
+    shard_count: int,
+    now_ns: int,
+    *,
+    strict_ids: bool = True,
+    skip_generation: bool = False,
+) -> Split:
     """Walk one OTLP ExportTraceServiceRequest (protobuf) and project it onto the shards of its tenant.
 
     A span goes to shard ``trace_hash(trace_id) * shard_count >> 64``. With ``strict_ids`` a trace id that is
     not 16 bytes or is zero, and a span id that is not 8 bytes or is zero, is set aside as rejected; without it
-    ids of 0 to 16 and 0 to 8 bytes are taken as they are (longer ones are malformed).
+    ids of 0 to 16 and 0 to 8 bytes are taken as they are (longer ones are malformed). With ``skip_generation`` spans are
+    counted as received, and against the slack, and nothing more is done (processors §5.2).
 
     Raises:
         MalformedRequest: truncated or damaged protobuf, wrong wire type, too deep nesting.
@@ -79,7 +107,7 @@ def split(body: Buffer, plan: Plan, shard_count: int, now_ns: int, *, strict_ids
 
 @final
 class Shard:
-    """One hash range of one tenant: span metrics and service graphs for the traces that fall into it."""
+    """One hash range of one tenant: all processors for the traces that fall into it."""
 
     def __new__(cls, plan: Plan) -> Shard: ...
     def set_plan(self, plan: Plan, now_ns: int) -> bytes:
@@ -118,7 +146,11 @@ class WriteBatch:
     @property
     def series(self) -> int: ...
     @property
-    def samples(self) -> int: ...
+    def samples(self) -> int:
+        """Float samples, zero samples and staleness markers included."""
+    @property
+    def histograms(self) -> int:
+        """Samples of native histograms, empty ones and staleness markers included."""
     @property
     def exemplars(self) -> int: ...
 
@@ -141,21 +173,42 @@ class Registry:
         """
     def forget_source(self, source: int) -> None:
         """Drop the numbering of a shard that is gone; its series stay."""
-    def collect(self, now_ms: int, external_labels: list[tuple[str, str]], max_samples: int) -> list[WriteBatch]:
+    def collect(
+        self,
+        now_ms: int,
+        external_labels: list[tuple[str, str]],
+        max_samples: int,
+        *,
+        counter_exemplars: bool = False,
+    ) -> list[WriteBatch]:
         """Encode all series with samples at ``now_ms`` (must exceed every earlier one), exemplars included.
 
         A new counter or histogram series gets a zero sample just after the previous collection; a series
-        not updated for the stale duration gets a staleness marker and ends. Exemplars are sent once.
+        not updated for the stale duration gets a staleness marker and ends, and so does one that the settings no longer
+        produce, after a last sample. Exemplars are sent once; with ``counter_exemplars`` also on counters.
         """
+    def sweep(self, now_ms: int) -> None:
+        """End what is stale and encode nothing: what a collection does while collection is disabled."""
     def end_all(self, now_ms: int, external_labels: list[tuple[str, str]], max_samples: int) -> list[WriteBatch]:
         """Encode a staleness marker for every series that was ever sent, and forget them all."""
     def stats(self) -> dict[str, int]:
-        """Return the tenant's totals.
+        """Return the tenant's figures.
 
-        ``active_series``, ``entities``, ``series_added``, ``series_removed``, ``series_limited``, ``edges``,
-        ``expired_edges_<kind>`` (``server``, ``client``, ``producer``, ``consumer`` …), ``dropped_spans`` (edge
-        buffer full), ``invalid_utf8_edges``, ``state_bytes``.
+        ``active_series``, ``series_added``, ``series_removed``, ``series_limited`` and the same of entities
+        (``active_entities`` …); ``entities``: label sets with series, overflow included.
+        ``active_series_demand_estimate``, ``entity_demand_estimate``: what was asked for within the stale duration,
+        before the limit; ``post_sanitization_demand_estimate``: label sets after learned span names took the place of
+        others. ``spans_sanitized``, ``drain_patterns_detected``, ``…_evicted``, ``…_expired``,
+        ``drain_lines_skipped_too_few_tokens``, ``…_too_many_tokens``: the span-name model. ``edges``,
+        ``expired_edges_<kind>`` (``server``, ``client``, ``producer``, ``consumer`` …), ``dropped_spans`` (edge buffer
+        full), ``dropped_edges`` (a filter kept the other side out), ``dropped_span_side_cache_overflow``,
+        ``invalid_utf8_edges``: service graphs. ``native_resets``: native histograms that began anew to regain their
+        resolution. ``state_bytes``: memory.
         """
+    def label_stats(self) -> dict[str, tuple[int, int]]:
+        """Return values replaced and values estimated, by label name, of the limit of values per label."""
+    def drain_tokens_per_line(self) -> tuple[list[tuple[float, int]], float]:
+        """Return the histogram of tokens per span name: (upper bound, cumulative count) up to infinity, and the sum."""
 
 def build_info() -> dict[str, str]:
     """Return ``version`` and ``profile`` (``release`` or ``debug``) of the compiled engine."""

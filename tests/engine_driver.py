@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from tenants._engine import Plan, Registry, Shard, split
 from tests.reference import Collection
+from tests.reference_native import NativeHistogram
 from tests.remote_write import SeriesKey, TimeSeries, decode, is_stale_marker
 
 COLLECTION_INTERVAL_MS = 1_000
@@ -43,7 +44,9 @@ class EngineDriver:
         self.sent: list[dict[SeriesKey, TimeSeries]] = []
         self.received_spans = 0
         self.rejected: Tally[str] = Tally()
-        self.discarded: Tally[str] = Tally()
+        self.discarded: Tally[tuple[str, str]] = Tally()
+        self.ignored_multipliers = 0
+        self.skipped_processor_pushes = 0
         self._now_ms = started_at_ms
 
     @property
@@ -64,16 +67,35 @@ class EngineDriver:
         return self.registry.stats()["dropped_spans"]
 
     @property
+    def dropped_edges(self) -> int:
+        """Edges given up because one of their sides is filtered."""
+        return self.registry.stats()["dropped_edges"]
+
+    @property
+    def dropped_span_side_cache_overflow(self) -> int:
+        """Filtered spans for which there was no room to remember them."""
+        return self.registry.stats()["dropped_span_side_cache_overflow"]
+
+    @property
     def invalid_edges(self) -> int:
         """Edges lost because a label is not UTF-8."""
         return self.registry.stats()["invalid_utf8_edges"]
 
-    def push(self, request: Message | bytes, now_ns: int) -> None:
+    def push(self, request: Message | bytes, now_ns: int, *, skip_generation: bool = False) -> None:
         """Split one request as a gateway does, and have every shard concerned apply its frame."""
         self._advance(now_ns)
         body = request if isinstance(request, bytes) else request.SerializeToString()
-        parts = split(body, self._plan, len(self.shards), now_ns, strict_ids=self._strict_ids)
+        parts = split(
+            body,
+            self._plan,
+            len(self.shards),
+            now_ns,
+            strict_ids=self._strict_ids,
+            skip_generation=skip_generation,
+        )
         self.received_spans += parts.received_spans
+        self.ignored_multipliers += parts.ignored_multipliers
+        self.skipped_processor_pushes += parts.skipped_processor_pushes
         self.rejected = +(self.rejected + Tally(parts.rejected))  # "+" leaves reasons without spans out
         self.discarded = +(self.discarded + Tally(parts.discarded))
         for index, frame in parts.frames:
@@ -87,17 +109,35 @@ class EngineDriver:
             if record:
                 self.registry.merge(source, record, now_ns)
 
+    def set_plan(self, plan: dict[str, Any], now_ns: int) -> None:
+        """Go on with other settings everywhere at once."""
+        self._advance(now_ns)
+        self._plan = Plan(json.dumps(plan))
+        self._trace_id_label = plan["trace_id_label_name"]
+        for source, shard in enumerate(self.shards):
+            for record in (shard.set_plan(self._plan, now_ns), shard.redefine()):
+                if record:
+                    self.registry.merge(source, record, now_ns)
+        self.registry.set_plan(self._plan)
+
     def collect_at(
-        self, now_ms: int, external_labels: list[tuple[str, str]] | None = None
+        self,
+        now_ms: int,
+        external_labels: list[tuple[str, str]] | None = None,
+        *,
+        counter_exemplars: bool = False,
     ) -> dict[SeriesKey, TimeSeries]:
         """Return all series the registry encodes at ``now_ms``, from however many messages."""
-        batches = self.registry.collect(now_ms, external_labels or [], self._max_samples)
+        batches = self.registry.collect(
+            now_ms, external_labels or [], self._max_samples, counter_exemplars=counter_exemplars
+        )
         self._now_ms = now_ms
         collected: dict[SeriesKey, TimeSeries] = {}
         for batch in batches:
             decoded = decode(batch.body)
             assert not collected.keys() & decoded.keys(), "a series was sent in two messages"
-            assert batch.series == len(decoded)
+            assert batch.series >= len(decoded)
+            assert batch.histograms == sum(len(series.histograms) for series in decoded.values())
             assert batch.samples == sum(len(series.samples) for series in decoded.values())
             assert batch.exemplars == sum(len(series.exemplars) for series in decoded.values())
             collected |= decoded
@@ -106,20 +146,35 @@ class EngineDriver:
 
     def collect(self) -> Collection:
         """Collect one interval later; return the newest value of every series, and the exemplars."""
+        before_ms = self._now_ms
         collected = self.collect_at(self._now_ms + COLLECTION_INTERVAL_MS)
         series: dict[SeriesKey, float] = {}
-        exemplars: dict[SeriesKey, tuple[str, float]] = {}
+        exemplars: dict[SeriesKey, list[tuple[str, float]]] = {}
+        histograms: dict[SeriesKey, NativeHistogram] = {}
         for key, sent in collected.items():
-            timestamp_ms, value = sent.samples[-1]
-            assert timestamp_ms == self._now_ms
-            if not is_stale_marker(value):
-                series[key] = value
-            for exemplar in sent.exemplars:
-                assert key not in exemplars, "a bucket has two exemplars"
-                assert exemplar.timestamp_ms == self._now_ms
-                assert exemplar.labels.keys() == {self._trace_id_label}
-                exemplars[key] = (exemplar.labels[self._trace_id_label], exemplar.value)
-        return Collection(series, exemplars)
+            if sent.samples:
+                timestamp_ms, value = sent.samples[-1]
+                assert timestamp_ms == self._now_ms
+                if not is_stale_marker(value):
+                    series[key] = value
+            if sent.histograms and not (newest := sent.histograms[-1]).is_stale:
+                assert newest.timestamp_ms == self._now_ms
+                histograms[key] = NativeHistogram(
+                    newest.schema, newest.zero_count, newest.buckets, newest.count, newest.sum
+                )
+            if sent.exemplars:
+                exemplars[key] = self._exemplars(sent, before_ms)
+        return Collection(series, exemplars, histograms)
+
+    def _exemplars(self, sent: TimeSeries, before_ms: int) -> list[tuple[str, float]]:
+        """Return what the exemplars of a series say; their times ascend, so that a receiver takes them all."""
+        times = [exemplar.timestamp_ms for exemplar in sent.exemplars]
+        assert times == sorted(set(times))
+        assert before_ms < times[0]
+        assert times[-1] == self._now_ms
+        for exemplar in sent.exemplars:
+            assert exemplar.labels.keys() == {self._trace_id_label}
+        return [(exemplar.labels[self._trace_id_label], exemplar.value) for exemplar in sent.exemplars]
 
     def _advance(self, now_ns: int) -> None:
         self._now_ms = max(self._now_ms, now_ns // 1_000_000)

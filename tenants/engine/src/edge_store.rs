@@ -10,11 +10,14 @@ const NIL: u32 = u32::MAX;
 
 /// An edge under construction.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Edge {
     /// What both halves have in common.
     pub key: EdgeKey,
     /// Number of the overlay of the halves that arrived.
     pub half: u32,
+    /// Number of the client's half alone, once it is here.
+    pub client_half: u32,
     /// When the first half arrived.
     pub opened_at_ns: u64,
     /// Trace of the exemplar: the client's, or a root server's; zero: none.
@@ -35,6 +38,63 @@ pub struct Edge {
     pub is_messaging: bool,
     /// The client span called a database.
     pub is_database: bool,
+    /// A client-side span is here.
+    pub has_client: bool,
+    /// A server-side span is here.
+    pub has_server: bool,
+    /// The client span ended in an error.
+    pub is_client_failed: bool,
+    /// The client-side span is a producer.
+    pub is_client_messaging: bool,
+    /// Counted already; what is left is the client's half, for further server-side spans (Q13).
+    pub is_template: bool,
+    /// What the edge counts for: the greatest that a side says (Q9).
+    pub weight: f64,
+    /// What the client's side says of that.
+    pub client_weight: f64,
+}
+
+impl Edge {
+    /// An edge that nothing is known of.
+    pub fn new(key: EdgeKey, half: u32, now_ns: u64) -> Self {
+        Self {
+            key,
+            half,
+            client_half: half,
+            opened_at_ns: now_ns,
+            trace: 0,
+            client_ns: 0,
+            server_ns: 0,
+            client_end_ns: 0,
+            server_start_ns: 0,
+            last_kind: 0,
+            is_failed: false,
+            is_messaging: false,
+            is_database: false,
+            has_client: false,
+            has_server: false,
+            is_client_failed: false,
+            is_client_messaging: false,
+            is_template: false,
+            weight: 0.0,
+            client_weight: 0.0,
+        }
+    }
+
+    /// The client's side alone, as it was before a server-side span came.
+    pub fn template(&self) -> Self {
+        Self {
+            half: self.client_half,
+            server_ns: 0,
+            server_start_ns: 0,
+            is_failed: self.is_client_failed,
+            is_messaging: self.is_client_messaging,
+            has_server: false,
+            is_template: true,
+            weight: self.client_weight,
+            ..*self
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +139,7 @@ impl EdgeStore {
         self.len() == 0
     }
 
-    /// The edge with this key.
+    /// The edge with this key; any of them if there are several.
     #[inline]
     pub fn get_mut(&mut self, key: &EdgeKey) -> Option<&mut Edge> {
         let hash = self.hasher.hash_one(key);
@@ -88,7 +148,7 @@ impl EdgeStore {
         self.slots.get_mut(number as usize).map(|slot| &mut slot.edge)
     }
 
-    /// Let a new edge wait; there must be none with its key.
+    /// Let a new edge wait. Several may have one key: server-side spans that wait for the same client (Q13).
     #[inline]
     pub fn insert(&mut self, edge: Edge) {
         let hash = self.hasher.hash_one(edge.key);
@@ -117,7 +177,7 @@ impl EdgeStore {
         });
     }
 
-    /// Take the edge with this key out.
+    /// Take the edge with this key out; any of them if there are several.
     #[inline]
     pub fn remove(&mut self, key: &EdgeKey) -> Option<Edge> {
         let hash = self.hasher.hash_one(key);
@@ -132,12 +192,25 @@ impl EdgeStore {
 
     /// Take the oldest edge out if it has waited since before or at `until_ns`.
     pub fn pop_expired(&mut self, until_ns: u64) -> Option<Edge> {
-        let oldest = self.slots.get(self.oldest as usize)?;
-        let key = oldest.edge.key;
+        let number = self.oldest;
+        let oldest = self.slots.get(number as usize)?;
         if oldest.edge.opened_at_ns > until_ns {
             return None;
         }
-        self.remove(&key)
+        let hash = self.hasher.hash_one(oldest.edge.key);
+        if let Ok(entry) = self.index.find_entry(hash, |other| *other == number) {
+            entry.remove();
+        }
+        self.unlink(number)
+    }
+
+    /// Change every edge in place; keys must stay.
+    pub fn for_each(&mut self, mut change: impl FnMut(&mut Edge)) {
+        let mut next = self.oldest;
+        while let Some(slot) = self.slots.get_mut(next as usize) {
+            change(&mut slot.edge);
+            next = slot.newer;
+        }
     }
 
     /// The edges, oldest first.
@@ -184,20 +257,7 @@ mod tests {
     use super::*;
 
     fn edge(id: u8, opened_at_ns: u64) -> Edge {
-        Edge {
-            key: EdgeKey::new(&[id; 16], &[id; 8]),
-            half: 0,
-            opened_at_ns,
-            trace: 0,
-            client_ns: 0,
-            server_ns: 0,
-            client_end_ns: 0,
-            server_start_ns: 0,
-            last_kind: 3,
-            is_failed: false,
-            is_messaging: false,
-            is_database: false,
-        }
+        Edge::new(EdgeKey::new(&[id; 16], &[id; 8]), 0, opened_at_ns)
     }
 
     #[test]

@@ -16,6 +16,11 @@ impl ExemplarRank {
         Self(duration_ns.min(ERROR - 1) | if is_error { ERROR } else { 0 })
     }
 
+    /// Whether it was an error.
+    pub fn is_error(self) -> bool {
+        self.0 & ERROR != 0
+    }
+
     /// The observed duration.
     pub fn duration_ns(self) -> u64 {
         self.0 & (ERROR - 1)

@@ -1,8 +1,8 @@
 //! The frame: what a gateway tells one shard about one request. Private to the engine.
 //!
 //! A frame is a projection of the request: label sets and service-graph halves are dictionary-encoded once, then each
-//! span is a row of fixed width. Layout, little-endian: version, six counts, the ends of both dictionaries' entries,
-//! their arenas, span rows, edge rows, XXH3 of all that.
+//! span is a row of fixed width. Layout, little-endian: version and counts, the ends of the dictionaries' entries, their
+//! arenas, the names of the halves' dimension slots, span rows, edge rows, weights where any is not one, XXH3 of all that.
 
 use std::hash::{Hash, Hasher};
 
@@ -10,15 +10,19 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FrameError;
 use crate::intern::Dictionary;
+use crate::multiplier::MAX_MULTIPLIER;
 
-const VERSION: u32 = 1;
-const HEADER: usize = 7 * 4;
+const VERSION: u32 = 2;
+const DICTIONARIES: usize = 4;
+const COUNTS: usize = 1 + 2 * DICTIONARIES + 5;
+const HEADER: usize = COUNTS * 4;
 const CHECKSUM: usize = 8;
 const SPAN_ROW: usize = 36;
 const EDGE_ROW: usize = 48;
+const WEIGHT: usize = 8;
 
 /// What span metrics need of one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpanRow {
     /// Number of the label set in the frame's dictionary.
     pub set: u32,
@@ -30,10 +34,12 @@ pub struct SpanRow {
     pub trace: u128,
     /// The span's status is ERROR.
     pub is_error: bool,
+    /// What the span counts for (processors §0.7).
+    pub weight: f64,
 }
 
 /// What service graphs need of one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EdgeRow {
     /// Number of the half in the frame's dictionary.
     pub half: u32,
@@ -45,10 +51,14 @@ pub struct EdgeRow {
     pub is_error: bool,
     /// A client span that called a database (processors §2.6).
     pub is_database: bool,
+    /// A filter kept the span out: its other half waits in vain (processors §2.5). Such a row has no half.
+    pub is_marker: bool,
     /// The span's duration.
     pub duration_ns: u64,
     /// End of a client-side span, start of a server-side one.
     pub at_ns: u64,
+    /// What the edge counts for, as far as this side knows.
+    pub weight: f64,
 }
 
 /// Trace id, and the client-side span's id: its own, or the server-side span's parent. Lengths are part of it.
@@ -104,6 +114,23 @@ pub fn trace_number(trace_id: &[u8]) -> u128 {
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
+/// What the rows of a kind count for; empty while all count for one.
+#[derive(Debug, Default)]
+struct Weights(Vec<f64>);
+
+impl Weights {
+    #[inline]
+    fn push(&mut self, rows_before: usize, weight: f64) {
+        if self.0.is_empty() {
+            if weight.to_bits() == 1f64.to_bits() {
+                return;
+            }
+            self.0.resize(rows_before, 1.0);
+        }
+        self.0.push(weight);
+    }
+}
+
 /// Collects the rows of one shard.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
@@ -111,14 +138,23 @@ pub struct FrameBuilder {
     pub sets: Dictionary,
     /// Service-graph halves.
     pub halves: Dictionary,
+    /// Label sets of `traces_target_info`.
+    pub target_infos: Dictionary,
+    /// Label sets of host info.
+    pub host_infos: Dictionary,
+    /// What the dimension slots of the halves hold, in the form of [`crate::service_graph_plan::ServiceGraphPlan`].
+    pub slot_names: Vec<u8>,
     spans: Vec<u8>,
     edges: Vec<u8>,
+    span_weights: Weights,
+    edge_weights: Weights,
 }
 
 impl FrameBuilder {
     /// Add a row for span metrics.
     #[inline]
     pub fn push_span(&mut self, row: &SpanRow) {
+        self.span_weights.push(self.spans.len() / SPAN_ROW, row.weight);
         let mut bytes = [0u8; SPAN_ROW];
         bytes[0..4].copy_from_slice(&row.set.to_le_bytes());
         // The top bit of the size carries the error flag: a request, and so a span, is far below 2 GiB.
@@ -132,10 +168,11 @@ impl FrameBuilder {
     /// Add a row for service graphs.
     #[inline]
     pub fn push_edge(&mut self, row: &EdgeRow) {
+        self.edge_weights.push(self.edges.len() / EDGE_ROW, row.weight);
         let mut bytes = [0u8; EDGE_ROW];
         bytes[0..4].copy_from_slice(&row.half.to_le_bytes());
         bytes[4] = row.kind;
-        bytes[5] = u8::from(row.is_error) | u8::from(row.is_database) << 1;
+        bytes[5] = u8::from(row.is_error) | u8::from(row.is_database) << 1 | u8::from(row.is_marker) << 2;
         bytes[6] = row.key.trace_len;
         bytes[7] = row.key.span_len;
         bytes[8..24].copy_from_slice(&row.key.trace.to_le_bytes());
@@ -145,33 +182,46 @@ impl FrameBuilder {
         self.edges.extend_from_slice(&bytes);
     }
 
+    fn dictionaries(&self) -> [&Dictionary; DICTIONARIES] {
+        [&self.sets, &self.halves, &self.target_infos, &self.host_infos]
+    }
+
     /// The finished frame.
     pub fn finish(&self) -> Vec<u8> {
-        let counts = [
-            VERSION as usize,
-            self.sets.ends().len(),
-            self.sets.arena().len(),
-            self.halves.ends().len(),
-            self.halves.arena().len(),
+        let mut counts = vec![VERSION as usize];
+        for dictionary in self.dictionaries() {
+            counts.extend([dictionary.ends().len(), dictionary.arena().len()]);
+        }
+        let (span_weights, edge_weights) = (&self.span_weights.0, &self.edge_weights.0);
+        counts.extend([
+            self.slot_names.len(),
             self.spans.len() / SPAN_ROW,
             self.edges.len() / EDGE_ROW,
-        ];
-        let entries = 4 * (self.sets.ends().len() + self.halves.ends().len());
-        let arenas = self.sets.arena().len() + self.halves.arena().len();
-        let mut out =
-            Vec::with_capacity(HEADER + entries + arenas + self.spans.len() + self.edges.len() + CHECKSUM);
+            span_weights.len(),
+            edge_weights.len(),
+        ]);
+        let of_dictionaries: usize = self
+            .dictionaries()
+            .map(|dictionary| 4 * dictionary.ends().len() + dictionary.arena().len())
+            .iter()
+            .sum();
+        let rows = self.spans.len() + self.edges.len() + WEIGHT * (span_weights.len() + edge_weights.len());
+        let mut out = Vec::with_capacity(HEADER + of_dictionaries + self.slot_names.len() + rows + CHECKSUM);
         for count in counts {
             out.extend_from_slice(&(count as u32).to_le_bytes());
         }
-        for dictionary in [&self.sets, &self.halves] {
+        for dictionary in self.dictionaries() {
             for end in dictionary.ends() {
                 out.extend_from_slice(&end.to_le_bytes());
             }
+            out.extend_from_slice(dictionary.arena());
         }
-        out.extend_from_slice(self.sets.arena());
-        out.extend_from_slice(self.halves.arena());
+        out.extend_from_slice(&self.slot_names);
         out.extend_from_slice(&self.spans);
         out.extend_from_slice(&self.edges);
+        for weight in span_weights.iter().chain(edge_weights) {
+            out.extend_from_slice(&weight.to_le_bytes());
+        }
         out.extend_from_slice(&xxh3_64(&out).to_le_bytes());
         out
     }
@@ -180,13 +230,15 @@ impl FrameBuilder {
 /// A frame whose structure was checked: every number in it is in range.
 #[derive(Debug)]
 pub struct Frame<'a> {
-    sets: Entries<'a>,
-    halves: Entries<'a>,
+    dictionaries: [Entries<'a>; DICTIONARIES],
+    slot_names: &'a [u8],
     spans: &'a [u8],
     edges: &'a [u8],
+    span_weights: &'a [u8],
+    edge_weights: &'a [u8],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Entries<'a> {
     ends: &'a [u8],
     arena: &'a [u8],
@@ -211,52 +263,82 @@ impl<'a> Frame<'a> {
             Some(taken)
         };
         let parts = (|| {
-            let set_ends = take(count(1).checked_mul(4))?;
-            let half_ends = take(count(3).checked_mul(4))?;
-            let set_arena = take(Some(count(2)))?;
-            let half_arena = take(Some(count(4)))?;
-            let spans = take(count(5).checked_mul(SPAN_ROW))?;
-            let edges = take(count(6).checked_mul(EDGE_ROW))?;
+            let mut dictionaries = [Entries::default(); DICTIONARIES];
+            for (index, dictionary) in dictionaries.iter_mut().enumerate() {
+                dictionary.ends = take(count(1 + 2 * index).checked_mul(4))?;
+                dictionary.arena = take(Some(count(2 + 2 * index)))?;
+            }
+            let after = 1 + 2 * DICTIONARIES;
             Some(Self {
-                sets: Entries {
-                    ends: set_ends,
-                    arena: set_arena,
-                },
-                halves: Entries {
-                    ends: half_ends,
-                    arena: half_arena,
-                },
-                spans,
-                edges,
+                dictionaries,
+                slot_names: take(Some(count(after)))?,
+                spans: take(count(after + 1).checked_mul(SPAN_ROW))?,
+                edges: take(count(after + 2).checked_mul(EDGE_ROW))?,
+                span_weights: take(count(after + 3).checked_mul(WEIGHT))?,
+                edge_weights: take(count(after + 4).checked_mul(WEIGHT))?,
             })
         })();
         let frame = parts.ok_or(refuse("counts exceed its length"))?;
         if !rest.is_empty() {
             return Err(refuse("counts fall short of its length"));
         }
-        let rows_in_range = frame.spans().all(|row| (row.set as usize) < count(1))
-            && frame.edges().all(|row| (row.half as usize) < count(3));
-        if !rows_in_range || !frame.sets.is_ascending() || !frame.halves.is_ascending() {
+        let [sets, halves, ..] = &frame.dictionaries;
+        let (sets, halves) = (sets.len(), halves.len());
+        let rows_in_range = frame.spans().all(|row| (row.set as usize) < sets)
+            && frame
+                .edges()
+                .all(|row| row.is_marker || (row.half as usize) < halves);
+        let fits = |weights: &[u8], rows: usize| weights.is_empty() || weights.len() / WEIGHT == rows;
+        let weights_fit = fits(frame.span_weights, frame.spans.len() / SPAN_ROW)
+            && fits(frame.edge_weights, frame.edges.len() / EDGE_ROW);
+        let weights = || {
+            frame
+                .span_weights
+                .as_chunks()
+                .0
+                .iter()
+                .chain(frame.edge_weights.as_chunks().0)
+        };
+        let weights_in_range =
+            weights().all(|weight| (0.0..=MAX_MULTIPLIER).contains(&f64::from_le_bytes(*weight)));
+        let are_ascending = frame.dictionaries.iter().all(Entries::is_ascending);
+        if !rows_in_range || !weights_fit || !weights_in_range || !are_ascending {
             return Err(refuse("a number is out of range"));
         }
         Ok(frame)
     }
 
     /// The canonical label sets of span metrics.
-    pub fn sets(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.sets.iter()
+    pub fn sets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.dictionaries[0].iter()
     }
 
     /// The service-graph halves.
-    pub fn halves(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.halves.iter()
+    pub fn halves(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.dictionaries[1].iter()
+    }
+
+    /// The canonical label sets of `traces_target_info`.
+    pub fn target_infos(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.dictionaries[2].iter()
+    }
+
+    /// The canonical label sets of host info.
+    pub fn host_infos(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.dictionaries[3].iter()
+    }
+
+    /// What the dimension slots of the halves hold.
+    pub fn slot_names(&self) -> &'a [u8] {
+        self.slot_names
     }
 
     /// The rows of span metrics, in the order of the request.
     #[inline]
     pub fn spans(&self) -> impl Iterator<Item = SpanRow> + use<'a> {
         let (rows, _) = self.spans.as_chunks::<SPAN_ROW>();
-        rows.iter().map(|row| {
+        let mut weights = self.span_weights.as_chunks::<WEIGHT>().0.iter();
+        rows.iter().map(move |row| {
             let size = u32_at(row, 1);
             SpanRow {
                 set: u32_at(row, 0),
@@ -264,6 +346,7 @@ impl<'a> Frame<'a> {
                 duration_ns: u64_at(row, 8),
                 trace: u128_at(row, 16),
                 is_error: size >> 31 != 0,
+                weight: weights.next().map_or(1.0, |weight| f64::from_le_bytes(*weight)),
             }
         })
     }
@@ -272,7 +355,8 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn edges(&self) -> impl Iterator<Item = EdgeRow> + use<'a> {
         let (rows, _) = self.edges.as_chunks::<EDGE_ROW>();
-        rows.iter().map(|row| EdgeRow {
+        let mut weights = self.edge_weights.as_chunks::<WEIGHT>().0.iter();
+        rows.iter().map(move |row| EdgeRow {
             half: u32_at(row, 0),
             key: EdgeKey {
                 trace: u128_at(row, 8),
@@ -283,13 +367,19 @@ impl<'a> Frame<'a> {
             kind: row[4],
             is_error: row[5] & 1 != 0,
             is_database: row[5] & 2 != 0,
+            is_marker: row[5] & 4 != 0,
             duration_ns: u64_at(row, 32),
             at_ns: u64_at(row, 40),
+            weight: weights.next().map_or(1.0, |weight| f64::from_le_bytes(*weight)),
         })
     }
 }
 
 impl<'a> Entries<'a> {
+    fn len(&self) -> usize {
+        self.ends.len() / 4
+    }
+
     fn ends(&self) -> impl Iterator<Item = usize> + use<'a> {
         let (ends, _) = self.ends.as_chunks::<4>();
         ends.iter().map(|end| u32::from_le_bytes(*end) as usize)
@@ -299,7 +389,7 @@ impl<'a> Entries<'a> {
         self.ends().is_sorted() && self.ends().last().unwrap_or_default() == self.arena.len()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
+    fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let arena = self.arena;
         self.ends().scan(0, move |start, end| {
             let entry = arena.get(*start..end).unwrap_or_default();
@@ -350,15 +440,20 @@ mod tests {
             duration_ns: 7,
             trace: 1 << 100,
             is_error: true,
+            weight: 1.0,
         });
+        builder.target_infos.number(b"target", |_| true);
+        builder.host_infos.number(b"host", |_| true);
         builder.push_edge(&EdgeRow {
             half,
             key: EdgeKey::new(&[1; 16], &[2; 8]),
             kind: 3,
             is_error: false,
             is_database: true,
+            is_marker: false,
             duration_ns: 8,
             at_ns: 9,
+            weight: 2.5,
         });
         builder
     }
@@ -374,13 +469,44 @@ mod tests {
             (span.set, span.size, span.duration_ns, span.is_error),
             (0, 300, 7, true)
         );
-        assert_eq!(span.trace, 1 << 100);
+        assert_eq!((span.trace, span.weight), (1 << 100, 1.0));
+        assert_eq!(frame.target_infos().collect::<Vec<_>>(), [b"target"]);
+        assert_eq!(frame.host_infos().collect::<Vec<_>>(), [b"host"]);
         let edge = frame.edges().next().unwrap();
         assert_eq!(edge.key, EdgeKey::new(&[1; 16], &[2; 8]));
         assert_eq!(
             (edge.kind, edge.is_error, edge.is_database, edge.at_ns),
             (3, false, true, 9)
         );
+        assert_eq!(edge.weight.to_bits(), 2.5f64.to_bits());
+    }
+
+    #[test]
+    fn a_marker_needs_no_half_and_weights_begin_when_one_is_not_one() {
+        let mut builder = FrameBuilder::default();
+        let row = |weight| EdgeRow {
+            half: 0,
+            key: EdgeKey::new(&[1; 16], &[2; 8]),
+            kind: 3,
+            is_error: false,
+            is_database: false,
+            is_marker: true,
+            duration_ns: 8,
+            at_ns: 9,
+            weight,
+        };
+        for weight in [1.0, 1.0, 0.25, 1.0] {
+            builder.push_edge(&row(weight));
+        }
+        let bytes = builder.finish();
+        let weights: Vec<f64> = Frame::read(&bytes)
+            .unwrap()
+            .edges()
+            .map(|row| row.weight)
+            .collect();
+        assert_eq!(weights, [1.0, 1.0, 0.25, 1.0]);
+        builder.push_edge(&row(f64::NAN));
+        assert!(Frame::read(&builder.finish()).is_err());
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! What a shard has counted since its last flush, by label set.
 //!
 //! A group holds the metrics of one processor, which all share their label sets: a few counters and histograms for each
-//! entity (label set), in flat arrays. Both processors are instances of the same group with other shapes.
+//! entity (label set), in flat arrays. All processors are instances of the same group with other shapes.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::bounds::Bounds;
+use crate::duration_sum;
 use crate::exemplar::{Exemplar, ExemplarRank};
 use crate::labels::label_set;
-use crate::plan::Bounds;
+use crate::native_buckets::NativeBuckets;
+use crate::native_exemplars::exemplar_slot;
+use crate::native_schema::BucketFinder;
 use crate::record::{DeltaWriter, GroupWriter};
 
 /// Most entities of one group in one shard. Beyond it, new label sets are counted in the overflow entity.
@@ -27,8 +31,41 @@ pub const OVERFLOW_LABEL: (&[u8], &[u8]) = (b"metric_overflow", b"true");
 pub struct Shape {
     /// Counters, stored first.
     pub counters: usize,
-    /// Histograms by their bounds, in order.
-    pub histograms: Vec<Arc<Bounds>>,
+    /// Histograms, in order.
+    pub histograms: Vec<HistogramShape>,
+}
+
+/// In which buckets a histogram counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistogramShape {
+    /// Classic buckets; none but +Inf where only native ones are wanted.
+    pub bounds: Arc<Bounds>,
+    /// There are classic series. Where there are none, exemplars are kept by native range instead of bucket.
+    pub has_classic: bool,
+    /// Native buckets, if they are wanted.
+    pub native: Option<Arc<BucketFinder>>,
+}
+
+impl Default for HistogramShape {
+    fn default() -> Self {
+        Self {
+            bounds: Arc::default(),
+            has_classic: true,
+            native: None,
+        }
+    }
+}
+
+impl HistogramShape {
+    /// Where the exemplar of an observation is kept: its bucket, or its native range.
+    #[inline]
+    pub fn exemplar_place(&self, duration_ns: u64) -> u8 {
+        if self.has_classic {
+            self.bounds.bucket(duration_ns) as u8
+        } else {
+            exemplar_slot(duration_ns)
+        }
+    }
 }
 
 impl Shape {
@@ -38,7 +75,7 @@ impl Shape {
             + self
                 .histograms
                 .iter()
-                .map(|bounds| bounds.buckets())
+                .map(|histogram| histogram.bounds.buckets())
                 .sum::<usize>()
     }
 
@@ -47,12 +84,17 @@ impl Shape {
         let mut offset = self.counters;
         self.histograms
             .iter()
-            .map(|bounds| {
+            .map(|histogram| {
                 let start = offset;
-                offset += bounds.buckets();
+                offset += histogram.bounds.buckets();
                 start
             })
             .collect()
+    }
+
+    /// Whether any histogram has native buckets.
+    pub fn has_native(&self) -> bool {
+        self.histograms.iter().any(|histogram| histogram.native.is_some())
     }
 }
 
@@ -62,8 +104,41 @@ struct Entity {
     used_at_ns: u64,
     /// First of this entity's exemplar slots, `NO_ENTITY` if it observed nothing since the flush.
     exemplars: u32,
+    /// First of this entity's native histograms, likewise.
+    natives: u32,
+    /// Times it was counted in since the flush.
+    updates: u32,
     is_dirty: bool,
     is_defined: bool,
+}
+
+/// The native buckets of one histogram, and its exemplars where no classic bucket has them.
+#[derive(Debug, Default)]
+pub struct NativePart {
+    /// Buckets.
+    pub buckets: NativeBuckets,
+    /// The best exemplar of each power of two of nanoseconds.
+    pub exemplars: Vec<(u8, Exemplar)>,
+}
+
+impl NativePart {
+    fn clear(&mut self) {
+        self.buckets.clear();
+        self.exemplars.clear();
+    }
+
+    fn state_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.buckets.heap_bytes()
+            + self.exemplars.capacity() * size_of::<(u8, Exemplar)>()
+    }
+
+    fn offer(&mut self, range: u8, exemplar: Exemplar) {
+        match self.exemplars.iter_mut().find(|(other, _)| *other == range) {
+            Some((_, held)) => held.offer(exemplar),
+            None => self.exemplars.push((range, exemplar)),
+        }
+    }
 }
 
 /// The delta accumulators of one processor in one shard.
@@ -77,9 +152,12 @@ pub struct Group {
     entities: Vec<Option<Entity>>,
     free: Vec<u32>,
     values: Vec<f64>,
-    /// Sums of observations in nanoseconds: exact whatever the order of additions.
+    /// Sums of observations, see [`duration_sum`].
     sums: Vec<u128>,
     exemplars: Vec<Exemplar>,
+    /// Native parts of the entities counted in since the flush; those behind `natives_used` wait to be used again.
+    natives: Vec<NativePart>,
+    natives_used: usize,
     dirty: Vec<u32>,
     retired: Vec<u32>,
 }
@@ -98,6 +176,8 @@ impl Group {
             values: Vec::new(),
             sums: Vec::new(),
             exemplars: Vec::new(),
+            natives: Vec::new(),
+            natives_used: 0,
             dirty: Vec::new(),
             retired: Vec::new(),
         }
@@ -154,6 +234,8 @@ impl Group {
             labels: labels.into(),
             used_at_ns: now_ns,
             exemplars: NO_ENTITY,
+            natives: NO_ENTITY,
+            updates: 0,
             is_dirty: false,
             is_defined: false,
         });
@@ -184,6 +266,7 @@ impl Group {
             entity.is_dirty = true;
             self.dirty.push(number);
         }
+        entity.updates = entity.updates.saturating_add(1);
         let histograms = self.shape.histograms.len();
         Some(Update {
             values: self
@@ -194,6 +277,9 @@ impl Group {
             offsets: &self.offsets,
             first_exemplar: &mut entity.exemplars,
             exemplars: &mut self.exemplars,
+            first_native: &mut entity.natives,
+            natives: &mut self.natives,
+            natives_used: &mut self.natives_used,
         })
     }
 
@@ -226,12 +312,15 @@ impl Group {
                 continue;
             };
             entity.is_dirty = false;
+            let updates = std::mem::take(&mut entity.updates);
             let first = std::mem::replace(&mut entity.exemplars, NO_ENTITY) as usize;
+            let first_native = std::mem::replace(&mut entity.natives, NO_ENTITY) as usize;
             let slots = stride - self.shape.counters;
             let values = &mut self.values[index * stride..(index + 1) * stride];
             let sums = &mut self.sums[index * histograms..(index + 1) * histograms];
             out.delta(&DeltaWriter {
                 number,
+                updates,
                 shape: &self.shape,
                 values,
                 sums,
@@ -239,11 +328,19 @@ impl Group {
                     .exemplars
                     .get(first..first.saturating_add(slots))
                     .unwrap_or_default(),
+                natives: self
+                    .natives
+                    .get(first_native..first_native.saturating_add(histograms))
+                    .unwrap_or_default(),
             });
             values.fill(0.0);
             sums.fill(0);
         }
         self.exemplars.clear();
+        for native in self.natives.iter_mut().take(self.natives_used) {
+            native.clear();
+        }
+        self.natives_used = 0;
     }
 
     /// Forget entities not used since `before_ns`, but for those that have something to flush.
@@ -295,6 +392,7 @@ impl Group {
             + self.values.capacity() * size_of::<f64>()
             + self.sums.capacity() * size_of::<u128>()
             + self.exemplars.capacity() * size_of::<Exemplar>()
+            + self.natives.iter().map(NativePart::state_bytes).sum::<usize>()
             + (self.dirty.capacity() + self.free.capacity()) * size_of::<u32>()
     }
 }
@@ -315,6 +413,22 @@ pub struct Update<'g> {
     offsets: &'g [usize],
     first_exemplar: &'g mut u32,
     exemplars: &'g mut Vec<Exemplar>,
+    first_native: &'g mut u32,
+    natives: &'g mut Vec<NativePart>,
+    natives_used: &'g mut usize,
+}
+
+/// One duration to be counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation {
+    /// How long it took.
+    pub duration_ns: u64,
+    /// The trace that the exemplar names; zero: none.
+    pub trace: u128,
+    /// It ended in an error.
+    pub is_error: bool,
+    /// What it counts for.
+    pub weight: f64,
 }
 
 impl Update<'_> {
@@ -326,24 +440,33 @@ impl Update<'_> {
         }
     }
 
-    /// Observe a duration in a histogram and offer it as the bucket's exemplar.
+    /// Observe a duration in a histogram and offer it as exemplar.
     #[inline]
-    pub fn observe(&mut self, histogram: usize, duration_ns: u64, trace: u128, is_error: bool) {
-        let (Some(bounds), Some(offset), Some(sum)) = (
+    pub fn observe(&mut self, histogram: usize, observed: &Observation) {
+        let (Some(shape), Some(offset), Some(sum)) = (
             self.shape.histograms.get(histogram),
             self.offsets.get(histogram),
             self.sums.get_mut(histogram),
         ) else {
             return;
         };
-        let slot = offset + bounds.bucket(duration_ns);
-        *sum += u128::from(duration_ns);
+        let slot = offset + shape.bounds.bucket(observed.duration_ns);
+        *sum = sum.saturating_add(duration_sum::observed(observed.duration_ns, observed.weight));
         if let Some(count) = self.values.get_mut(slot) {
-            *count += 1.0;
+            *count += observed.weight;
         }
-        if trace == 0 {
-            return;
+        let has_native_exemplars = !shape.has_classic;
+        if let Some(finder) = &shape.native {
+            let index = finder.bucket(observed.duration_ns);
+            self.observe_native(histogram, index, observed, has_native_exemplars);
         }
+        if observed.trace != 0 && !has_native_exemplars {
+            self.offer_exemplar(slot, observed);
+        }
+    }
+
+    #[inline]
+    fn offer_exemplar(&mut self, slot: usize, observed: &Observation) {
         if *self.first_exemplar == NO_ENTITY {
             *self.first_exemplar = self.exemplars.len() as u32;
             let slots = self.values.len() - self.shape.counters;
@@ -352,8 +475,39 @@ impl Update<'_> {
         }
         let at = *self.first_exemplar as usize + slot - self.shape.counters;
         if let Some(held) = self.exemplars.get_mut(at) {
-            held.offer(Exemplar::new(ExemplarRank::new(is_error, duration_ns), trace));
+            held.offer(observed.exemplar());
         }
+    }
+
+    #[inline]
+    fn observe_native(
+        &mut self,
+        histogram: usize,
+        index: Option<i16>,
+        observed: &Observation,
+        has_exemplars: bool,
+    ) {
+        if *self.first_native == NO_ENTITY {
+            *self.first_native = *self.natives_used as u32;
+            *self.natives_used += self.shape.histograms.len();
+            if self.natives.len() < *self.natives_used {
+                self.natives.resize_with(*self.natives_used, NativePart::default);
+            }
+        }
+        let at = *self.first_native as usize + histogram;
+        if let Some(native) = self.natives.get_mut(at) {
+            native.buckets.observe(index, observed.weight);
+            if has_exemplars && observed.trace != 0 {
+                native.offer(exemplar_slot(observed.duration_ns), observed.exemplar());
+            }
+        }
+    }
+}
+
+impl Observation {
+    #[inline]
+    fn exemplar(&self) -> Exemplar {
+        Exemplar::new(ExemplarRank::new(self.is_error, self.duration_ns), self.trace)
     }
 }
 

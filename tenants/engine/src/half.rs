@@ -3,6 +3,7 @@
 //! A half is a list of (slot, text), slots ascending. An edge is the overlay of the halves that arrived, later ones
 //! over earlier ones, slot by slot: that is the reference's rule "later spans overwrite field by field".
 
+use crate::labels::Labels;
 use crate::wire::put_varint;
 
 /// Slot of the client's service name.
@@ -11,8 +12,10 @@ pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
 /// Slot of the name of an uninstrumented peer.
 pub const PEER: usize = 2;
+/// Slot of the name of the database that a client span calls, where its own span is waited for.
+pub const DATABASE: usize = 3;
 /// Slot of the first dimension.
-pub const DIMENSIONS: usize = 3;
+pub const DIMENSIONS: usize = 4;
 
 /// Writes one half. Slots must be put in ascending order.
 #[derive(Debug, Default)]
@@ -61,6 +64,30 @@ fn varint(bytes: &mut &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// The half with its dimensions in the slots of another plan: both lists of slot names are encoded as label sets are.
+/// A dimension that the other plan does not have is left out.
+pub fn moved(half: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut placed: Vec<(usize, &[u8])> = Vec::new();
+    for (slot, text) in slots(half) {
+        let Some(dimension) = slot.checked_sub(DIMENSIONS) else {
+            placed.push((slot, text));
+            continue;
+        };
+        let name = Labels(from).nth(dimension);
+        let target = name.and_then(|name| Labels(to).position(|other| other == name));
+        if let Some(target) = target {
+            placed.push((DIMENSIONS + target, text));
+        }
+    }
+    placed.sort_by_key(|(slot, _)| *slot);
+    placed.dedup_by_key(|(slot, _)| *slot);
+    let mut moved = HalfBuilder::default();
+    for (slot, text) in placed {
+        moved.put(slot, text);
+    }
+    moved.bytes
 }
 
 /// The text of one slot.

@@ -8,26 +8,66 @@
 #![cfg_attr(not(feature = "python"), forbid(unsafe_code))]
 
 pub mod any_value;
+pub mod bounds;
+pub mod budget;
+pub mod drain;
+pub mod drain_clusters;
+pub mod drain_counters;
+#[cfg(test)]
+mod drain_reference;
+pub mod drain_tokens;
+pub mod drain_tree;
+pub mod duration_sum;
+pub mod edge_half;
+pub mod edge_labels;
 pub mod edge_store;
 pub mod error;
 pub mod exemplar;
+pub mod family;
+pub mod filter;
+pub mod filter_condition;
+pub mod filter_key;
+pub mod filter_regex;
+
 pub mod frame;
 pub mod group;
 pub mod half;
 pub mod halves;
 pub mod hash;
+pub mod info_plan;
 pub mod intern;
+pub mod label_cardinality;
 pub mod labels;
+pub mod markers;
+pub mod multiplier;
+pub mod native_buckets;
+pub mod native_exemplars;
+pub mod native_histogram;
+pub mod native_schema;
 pub mod plan;
+pub mod re2;
+pub mod re2_class;
+pub mod re2_text;
+pub mod rebucket;
 pub mod record;
 pub mod registry;
 pub mod remote_write;
+pub mod remote_write_histogram;
+pub mod resource;
+pub mod resource_cache;
+pub mod rewriter;
 pub mod series_group;
+pub mod series_write;
 pub mod service_graph;
+pub mod service_graph_plan;
 pub mod settings;
 pub mod shard;
+pub mod sketch;
 pub mod span;
+pub mod span_labels;
+pub mod span_metrics_plan;
 pub mod split;
+pub mod watch;
 pub mod wire;
 
 #[cfg(feature = "python")]

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::{FrameError, PlanError, WireError};
+use crate::label_cardinality::LabelStats;
 use crate::remote_write::{ExternalLabels, WriteBatch as EncodedBatch};
 use crate::settings::Settings;
 use crate::split::{Split as SplitRequest, SplitOptions};
@@ -143,20 +144,50 @@ impl Split {
     }
 
     #[getter]
-    fn discarded(&self) -> BTreeMap<&'static str, u64> {
+    fn discarded(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        let discarded = &self.0.discarded;
         counted([
-            ("outside_metrics_ingestion_slack", self.0.outside_slack),
-            ("invalid_utf8", self.0.invalid_utf8),
+            (
+                ("gateway", "outside_metrics_ingestion_slack"),
+                discarded.outside_slack,
+            ),
+            (
+                ("span_metrics", "span_metrics_filtered"),
+                discarded.span_metrics_filtered,
+            ),
+            (
+                ("span_metrics", "invalid_utf8"),
+                discarded.span_metrics_invalid_utf8,
+            ),
+            (
+                ("span_metrics", "label_set_too_large"),
+                discarded.span_metrics_too_large,
+            ),
+            (
+                ("service_graphs", "service_graphs_filtered"),
+                discarded.service_graphs_filtered,
+            ),
+            (("host_info", "invalid_utf8"), discarded.host_info_invalid_utf8),
         ])
+    }
+
+    #[getter]
+    fn ignored_multipliers(&self) -> u64 {
+        self.0.ignored_multipliers
+    }
+
+    #[getter]
+    fn skipped_processor_pushes(&self) -> u64 {
+        self.0.skipped_processors
     }
 }
 
-fn counted<const N: usize>(counts: [(&'static str, u64); N]) -> BTreeMap<&'static str, u64> {
+fn counted<K: Ord, const N: usize>(counts: [(K, u64); N]) -> BTreeMap<K, u64> {
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 #[pyfunction]
-#[pyo3(signature = (body, plan, shard_count, now_ns, *, strict_ids = true))]
+#[pyo3(signature = (body, plan, shard_count, now_ns, *, strict_ids = true, skip_generation = false))]
 fn split(
     py: Python<'_>,
     body: Input<'_>,
@@ -164,6 +195,7 @@ fn split(
     shard_count: u32,
     now_ns: u64,
     strict_ids: bool,
+    skip_generation: bool,
 ) -> PyResult<Split> {
     if !(1..=MAX_SHARDS).contains(&shard_count) {
         return Err(PyValueError::new_err(format!(
@@ -174,12 +206,18 @@ fn split(
         shard_count,
         now_ns,
         strict_ids,
+        skip_generation,
     };
     let (bytes, plan) = (body.as_slice(), &plan.0);
     match detached(py, || Ok(crate::split::split(bytes, plan, options)))? {
         Ok(split) => Ok(Split(split)),
         Err(error) => Err(malformed_request(py, &error)?),
     }
+}
+
+#[pyfunction]
+fn check_regex(py: Python<'_>, pattern: &str) -> PyResult<()> {
+    detached(py, || Ok(crate::filter::check_regex(pattern)?))
 }
 
 #[pyfunction]
@@ -250,6 +288,11 @@ impl WriteBatch {
     }
 
     #[getter]
+    fn histograms(&self) -> usize {
+        self.0.histograms
+    }
+
+    #[getter]
     fn exemplars(&self) -> usize {
         self.0.exemplars
     }
@@ -288,17 +331,26 @@ impl Registry {
         })
     }
 
+    #[pyo3(signature = (now_ms, external_labels, max_samples, *, counter_exemplars = false))]
     fn collect(
         &self,
         py: Python<'_>,
         now_ms: i64,
         external_labels: Vec<(String, String)>,
         max_samples: usize,
+        counter_exemplars: bool,
     ) -> PyResult<Vec<WriteBatch>> {
         detached(py, || {
             let external = ExternalLabels::new(&external_labels);
-            let batches = locked(&self.0)?.collect(now_ms, &external, max_samples);
+            let batches = locked(&self.0)?.collect(now_ms, &external, max_samples, counter_exemplars);
             Ok(batches.into_iter().map(WriteBatch).collect())
+        })
+    }
+
+    fn sweep(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+        detached(py, || {
+            locked(&self.0)?.sweep(now_ms);
+            Ok(())
         })
     }
 
@@ -317,18 +369,44 @@ impl Registry {
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<BTreeMap<String, u64>> {
-        let stats = detached(py, || Ok(locked(&self.0)?.stats()))?;
+        let (stats, drain) = detached(py, || {
+            let mut registry = locked(&self.0)?;
+            let drain = registry.drain_counters().cloned().unwrap_or_default();
+            Ok((registry.stats(), drain))
+        })?;
         let (budget, counters) = (stats.budget, stats.counters);
         let mut named = BTreeMap::from(
             [
-                ("active_series", budget.active),
-                ("series_added", budget.added),
-                ("series_removed", budget.removed),
-                ("series_limited", budget.limited),
+                ("active_series", budget.series.active),
+                ("series_added", budget.series.added),
+                ("series_removed", budget.series.removed),
+                ("series_limited", budget.series.limited),
+                ("active_entities", budget.entities.active),
+                ("entities_added", budget.entities.added),
+                ("entities_removed", budget.entities.removed),
+                ("entities_limited", budget.entities.limited),
                 ("entities", stats.entities as u64),
+                ("active_series_demand_estimate", stats.series_demand),
+                ("entity_demand_estimate", stats.entity_demand),
+                ("post_sanitization_demand_estimate", stats.sanitized_demand),
+                ("spans_sanitized", stats.spans_sanitized),
+                ("drain_patterns_detected", drain.patterns_detected),
+                ("drain_patterns_evicted", drain.patterns_evicted),
+                ("drain_patterns_expired", drain.patterns_expired),
+                (
+                    "drain_lines_skipped_too_few_tokens",
+                    drain.lines_skipped_too_few_tokens,
+                ),
+                (
+                    "drain_lines_skipped_too_many_tokens",
+                    drain.lines_skipped_too_many_tokens,
+                ),
                 ("edges", counters.edges),
                 ("dropped_spans", counters.dropped_spans),
+                ("dropped_edges", counters.dropped_edges),
+                ("dropped_span_side_cache_overflow", counters.marker_overflow),
                 ("invalid_utf8_edges", counters.invalid_utf8_edges),
+                ("native_resets", stats.native_resets),
                 ("state_bytes", stats.state_bytes as u64),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
@@ -337,6 +415,29 @@ impl Registry {
             named.insert(format!("expired_edges_{kind}"), count);
         }
         Ok(named)
+    }
+
+    fn label_stats(&self, py: Python<'_>) -> PyResult<BTreeMap<String, (u64, u64)>> {
+        detached(py, || {
+            let registry = locked(&self.0)?;
+            let named = |label: LabelStats<'_>| {
+                let name = String::from_utf8_lossy(label.name).into_owned();
+                (name, (label.limited, label.demand))
+            };
+            Ok(registry.label_stats().map(named).collect())
+        })
+    }
+
+    fn drain_tokens_per_line(&self, py: Python<'_>) -> PyResult<(Vec<(f64, u64)>, f64)> {
+        detached(py, || {
+            let registry = locked(&self.0)?;
+            let tokens = registry
+                .drain_counters()
+                .cloned()
+                .unwrap_or_default()
+                .tokens_per_line;
+            Ok((tokens.buckets(), tokens.sum()))
+        })
     }
 }
 
@@ -355,6 +456,6 @@ mod _engine {
     #[pymodule_export]
     use super::{
         EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Plan, Registry, Shard, Split, WriteBatch,
-        build_info, split, trace_hash,
+        build_info, check_regex, split, trace_hash,
     };
 }

@@ -8,11 +8,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FrameError;
 use crate::exemplar::{Exemplar, ExemplarRank};
-use crate::group::Shape;
+use crate::group::{NativePart, Shape};
+use crate::native_buckets::NativeBuckets;
+use crate::native_schema::Schema;
 use crate::wire::put_varint;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKSUM: usize = 8;
+const SUM_FRACTION_BITS: u32 = crate::duration_sum::FRACTION_BITS;
+/// Stands for the schema of a histogram without native buckets; schemas are from -4 to 8.
+const NO_SCHEMA: u8 = 0x7f;
 /// Integers up to here are exact in a double, and written as varints.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -27,15 +32,25 @@ pub struct ShardCounters {
     pub dropped_spans: u64,
     /// Edges whose labels were not UTF-8.
     pub invalid_utf8_edges: u64,
+    /// Edges given up because a filter kept their other side out (processors §2.5).
+    pub dropped_edges: u64,
+    /// Spans kept out that could not be remembered, because there were too many.
+    pub marker_overflow: u64,
 }
 
 impl ShardCounters {
-    const LEN: usize = 9;
+    const LEN: usize = 11;
 
     fn to_array(self) -> [u64; Self::LEN] {
         let mut array = [0; Self::LEN];
         array[..6].copy_from_slice(&self.expired_edges);
-        array[6..].copy_from_slice(&[self.edges, self.dropped_spans, self.invalid_utf8_edges]);
+        array[6..].copy_from_slice(&[
+            self.edges,
+            self.dropped_spans,
+            self.invalid_utf8_edges,
+            self.dropped_edges,
+            self.marker_overflow,
+        ]);
         array
     }
 
@@ -47,6 +62,8 @@ impl ShardCounters {
             expired_edges,
             dropped_spans: array[7],
             invalid_utf8_edges: array[8],
+            dropped_edges: array[9],
+            marker_overflow: array[10],
         }
     }
 
@@ -76,6 +93,8 @@ pub struct GroupWriter {
 pub struct DeltaWriter<'a> {
     /// The entity's number in its shard.
     pub number: u32,
+    /// Times it was counted in.
+    pub updates: u32,
     /// The group's shape.
     pub shape: &'a Shape,
     /// Counters, then buckets.
@@ -84,6 +103,8 @@ pub struct DeltaWriter<'a> {
     pub sums: &'a [u128],
     /// One slot for each bucket, or none at all.
     pub exemplars: &'a [Exemplar],
+    /// One for each histogram, or none at all.
+    pub natives: &'a [NativePart],
 }
 
 impl GroupWriter {
@@ -101,11 +122,13 @@ impl GroupWriter {
     pub fn begin(&mut self, shape: &Shape, retired: &[u32]) {
         self.count(shape.counters);
         self.count(shape.histograms.len());
-        for bounds in &shape.histograms {
-            self.count(bounds.seconds.len());
-            for bound in &bounds.seconds {
+        for histogram in &shape.histograms {
+            self.count(histogram.bounds.seconds.len());
+            for bound in &histogram.bounds.seconds {
                 self.out.extend_from_slice(&bound.to_le_bytes());
             }
+            let schema = histogram.native.as_ref().map(|finder| finder.schema().number());
+            self.out.push(schema.map_or(NO_SCHEMA, |schema| schema as u8));
         }
         self.count(retired.len());
         for number in retired {
@@ -135,36 +158,67 @@ impl GroupWriter {
     /// Write a delta.
     pub fn delta(&mut self, delta: &DeltaWriter<'_>) {
         put_varint(&mut self.out, u64::from(delta.number));
+        put_varint(&mut self.out, u64::from(delta.updates));
         let (counters, mut buckets) = delta
             .values
             .split_at(delta.shape.counters.min(delta.values.len()));
         for value in counters {
             self.amount(*value);
         }
-        for (bounds, sum) in delta.shape.histograms.iter().zip(delta.sums) {
-            put_varint(&mut self.out, *sum as u64);
-            put_varint(&mut self.out, (*sum >> 64) as u64);
-            let (own, rest) = buckets.split_at(bounds.buckets().min(buckets.len()));
+        for (index, (histogram, sum)) in delta.shape.histograms.iter().zip(delta.sums).enumerate() {
+            self.sum(*sum);
+            let (own, rest) = buckets.split_at(histogram.bounds.buckets().min(buckets.len()));
             buckets = rest;
             self.count(own.iter().filter(|count| **count != 0.0).count());
             for (index, count) in own.iter().enumerate().filter(|(_, count)| **count != 0.0) {
                 self.out.push(index as u8);
                 self.amount(*count);
             }
+            if histogram.native.is_some() {
+                self.native(delta.natives.get(index).map(|part| &part.buckets));
+            }
         }
-        let filled = || {
-            delta
-                .exemplars
-                .iter()
-                .enumerate()
-                .filter(|(_, held)| held.trace() != 0)
-        };
-        self.count(filled().count());
-        for (slot, exemplar) in filled() {
-            put_varint(&mut self.out, slot as u64);
+        self.exemplars(delta);
+    }
+
+    fn native(&mut self, delta: Option<&NativeBuckets>) {
+        self.amount(delta.map_or(0.0, NativeBuckets::zero_count));
+        self.count(delta.map_or(0, NativeBuckets::len));
+        for (index, count) in delta.into_iter().flat_map(NativeBuckets::iter) {
+            put_varint(&mut self.out, u64::from(zigzag(index)));
+            self.amount(count);
+        }
+    }
+
+    fn exemplars(&mut self, delta: &DeltaWriter<'_>) {
+        let mut filled: Vec<(u8, u8, Exemplar)> = Vec::new();
+        let mut slots = delta.exemplars.iter();
+        for (histogram, shape) in delta.shape.histograms.iter().enumerate() {
+            for (bucket, held) in slots.by_ref().take(shape.bounds.buckets()).enumerate() {
+                if held.trace() != 0 {
+                    filled.push((histogram as u8, bucket as u8, *held));
+                }
+            }
+        }
+        for (histogram, native) in delta.natives.iter().enumerate() {
+            for (range, held) in &native.exemplars {
+                filled.push((histogram as u8, *range, *held));
+            }
+        }
+        self.count(filled.len());
+        for (histogram, bucket, exemplar) in filled {
+            self.out.extend_from_slice(&[histogram, bucket]);
             self.out.extend_from_slice(&exemplar.rank.0.to_le_bytes());
             self.out.extend_from_slice(&exemplar.trace().to_le_bytes());
         }
+    }
+
+    /// The fraction is last: it is nearly always zero, and then takes one byte.
+    fn sum(&mut self, sum: u128) {
+        let whole = sum >> SUM_FRACTION_BITS;
+        put_varint(&mut self.out, whole as u64);
+        put_varint(&mut self.out, (whole >> 64) as u64);
+        put_varint(&mut self.out, sum as u64 & ((1 << SUM_FRACTION_BITS) - 1));
     }
 
     fn amount(&mut self, value: f64) {
@@ -199,8 +253,17 @@ pub struct RecordReader<'a> {
 pub struct RecordShape {
     /// Counters of each entity.
     pub counters: usize,
-    /// Upper bounds in seconds of each histogram, +Inf left out.
-    pub bounds: Vec<Vec<f64>>,
+    /// The histograms.
+    pub histograms: Vec<RecordHistogram>,
+}
+
+/// The buckets of a histogram as the shard knew them.
+#[derive(Debug, PartialEq)]
+pub struct RecordHistogram {
+    /// Upper bounds in seconds, +Inf left out.
+    pub bounds: Vec<f64>,
+    /// Resolution of native buckets, if there are any.
+    pub native: Option<Schema>,
 }
 
 /// One entity's delta, as read. Reused for every delta of a group.
@@ -208,6 +271,8 @@ pub struct RecordShape {
 pub struct Delta {
     /// The entity's number in its shard.
     pub number: u32,
+    /// Times it was counted in.
+    pub updates: u32,
     /// Counters.
     pub counters: Vec<f64>,
     /// One for each histogram.
@@ -219,10 +284,14 @@ pub struct Delta {
 /// One histogram's delta.
 #[derive(Debug, Default)]
 pub struct HistogramDelta {
-    /// Sum of observations in nanoseconds.
-    pub sum_ns: u128,
+    /// Sum of observations, see [`crate::duration_sum`].
+    pub sum: u128,
     /// Bucket and count, ascending by bucket.
     pub buckets: Vec<(usize, f64)>,
+    /// Native buckets; empty without.
+    pub native: NativeBuckets,
+    /// The resolution that they were counted in, if the shard counted any.
+    pub native_schema: Option<Schema>,
 }
 
 impl<'a> RecordReader<'a> {
@@ -252,15 +321,19 @@ impl<'a> RecordReader<'a> {
     /// The next group's shape; then come its retired numbers, definitions and deltas, each behind a [`Self::count`].
     pub fn shape(&mut self) -> Result<RecordShape, FrameError> {
         let counters = self.count()?;
-        let mut bounds = Vec::new();
+        let mut histograms = Vec::new();
         for _ in 0..self.count()? {
-            let mut seconds = Vec::new();
+            let mut bounds = Vec::new();
             for _ in 0..self.count()? {
-                seconds.push(f64::from_le_bytes(self.array()?));
+                bounds.push(f64::from_le_bytes(self.array()?));
             }
-            bounds.push(seconds);
+            let native = match self.byte()? {
+                NO_SCHEMA => None,
+                schema => Some(Schema::new(schema as i8).ok_or(refuse("a schema is out of range"))?),
+            };
+            histograms.push(RecordHistogram { bounds, native });
         }
-        Ok(RecordShape { counters, bounds })
+        Ok(RecordShape { counters, histograms })
     }
 
     /// The next count.
@@ -293,6 +366,7 @@ impl<'a> RecordReader<'a> {
     /// Read the next delta into `delta`.
     pub fn delta(&mut self, shape: &RecordShape, delta: &mut Delta) -> Result<(), FrameError> {
         delta.number = self.number()?;
+        delta.updates = self.number()?;
         delta.counters.clear();
         for _ in 0..shape.counters {
             let amount = self.amount()?;
@@ -300,22 +374,28 @@ impl<'a> RecordReader<'a> {
         }
         delta
             .histograms
-            .resize_with(shape.bounds.len(), HistogramDelta::default);
-        for (bounds, histogram) in shape.bounds.iter().zip(&mut delta.histograms) {
-            let (low, high) = (self.varint()?, self.varint()?);
-            histogram.sum_ns = u128::from(high) << 64 | u128::from(low);
+            .resize_with(shape.histograms.len(), HistogramDelta::default);
+        for (shape, histogram) in shape.histograms.iter().zip(&mut delta.histograms) {
+            histogram.sum = self.sum()?;
             histogram.buckets.clear();
             for _ in 0..self.count()? {
                 let bucket = usize::from(self.byte()?);
-                if bucket > bounds.len() {
+                if bucket > shape.bounds.len() {
                     return Err(refuse("a bucket is out of range"));
                 }
                 histogram.buckets.push((bucket, self.amount()?));
             }
+            histogram.native.clear();
+            if let Some(schema) = shape.native {
+                self.native_delta(schema, &mut histogram.native)?;
+            }
         }
         delta.exemplars.clear();
         for _ in 0..self.count()? {
-            let (histogram, bucket) = bucket_of_slot(shape, self.varint()? as usize)?;
+            let (histogram, bucket) = (usize::from(self.byte()?), usize::from(self.byte()?));
+            if histogram >= shape.histograms.len() {
+                return Err(refuse("a histogram is out of range"));
+            }
             let rank = ExemplarRank(u64::from_le_bytes(self.array()?));
             let trace = u128::from_le_bytes(self.array()?);
             delta
@@ -325,6 +405,31 @@ impl<'a> RecordReader<'a> {
         Ok(())
     }
 
+    fn native_delta(&mut self, schema: Schema, native: &mut NativeBuckets) -> Result<(), FrameError> {
+        let zero = self.amount()?;
+        if zero != 0.0 {
+            native.observe(None, zero);
+        }
+        for _ in 0..self.count()? {
+            let index = i16::try_from(unzigzag(self.number()?)).ok();
+            let index = index
+                .filter(|index| schema.has(*index))
+                .ok_or(refuse("a bucket is out of range"))?;
+            let count = self.amount()?;
+            native.observe(Some(index), count);
+        }
+        Ok(())
+    }
+
+    fn sum(&mut self) -> Result<u128, FrameError> {
+        let (low, high, fraction) = (self.varint()?, self.varint()?, self.varint()?);
+        let whole = u128::from(high) << 64 | u128::from(low);
+        if high >> (64 - SUM_FRACTION_BITS) != 0 || fraction >> SUM_FRACTION_BITS != 0 {
+            return Err(refuse("a sum is out of range"));
+        }
+        Ok(whole << SUM_FRACTION_BITS | u128::from(fraction))
+    }
+
     /// Whether everything was read.
     pub fn is_at_end(&self) -> bool {
         self.rest.is_empty()
@@ -332,10 +437,16 @@ impl<'a> RecordReader<'a> {
 
     fn amount(&mut self) -> Result<f64, FrameError> {
         let raw = self.varint()?;
-        if raw & 1 == 0 {
-            Ok((raw >> 1) as f64)
+        let amount = if raw & 1 == 0 {
+            (raw >> 1) as f64
         } else {
-            Ok(f64::from_le_bytes(self.array()?))
+            f64::from_le_bytes(self.array()?)
+        };
+        // Counters only grow.
+        if amount.is_finite() && amount >= 0.0 {
+            Ok(amount)
+        } else {
+            Err(refuse("an amount is out of range"))
         }
     }
 
@@ -370,15 +481,13 @@ impl<'a> RecordReader<'a> {
     }
 }
 
-fn bucket_of_slot(shape: &RecordShape, slot: usize) -> Result<(usize, usize), FrameError> {
-    let mut bucket = slot;
-    for (histogram, bounds) in shape.bounds.iter().enumerate() {
-        if bucket <= bounds.len() {
-            return Ok((histogram, bucket));
-        }
-        bucket -= bounds.len() + 1;
-    }
-    Err(refuse("a bucket is out of range"))
+fn zigzag(value: i16) -> u32 {
+    let value = i32::from(value);
+    (value << 1 ^ value >> 31) as u32
+}
+
+fn unzigzag(value: u32) -> i32 {
+    (value >> 1) as i32 ^ -((value & 1) as i32)
 }
 
 fn refuse(fault: &'static str) -> FrameError {

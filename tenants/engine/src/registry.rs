@@ -1,36 +1,72 @@
 //! The cumulative series of one tenant, merged from the records of all its shards (processors §4).
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::DefaultHashBuilder;
+
+use crate::budget::Budget;
+use crate::drain_counters::DrainCounters;
 use crate::error::FrameError;
-use crate::group::Shape;
+use crate::family::{CounterExemplar, Family, FamilyKind};
+use crate::group::{HistogramShape, Shape};
+use crate::label_cardinality::LabelStats;
+use crate::native_histogram::NativeParameters;
 use crate::plan::Plan;
 use crate::record::{RecordReader, ShardCounters};
 use crate::remote_write::{BatchWriter, ExternalLabels, WriteBatch};
-use crate::series_group::{Family, FamilyKind, Moment, SeriesBudget, SeriesGroup};
-use crate::service_graph::{CLIENT_SECONDS, FAILED, MESSAGING_SECONDS, SERVER_SECONDS, TOTAL};
-use crate::shard::{CALLS, GROUPS, LATENCY, SIZE};
-use crate::{service_graph, shard};
+use crate::rewriter::Rewriter;
+use crate::series_group::{MergeContext, SeriesGroup};
+use crate::series_write::Moment;
+use crate::service_graph::{self, CLIENT_SECONDS, FAILED, MESSAGING_SECONDS, SERVER_SECONDS, TOTAL};
+use crate::shard::{self, CALLS, GROUPS, LATENCY, SIZE, TOLD};
+use crate::sketch::{Sketch, Window};
+
+/// For this long after a change of settings, series that are no longer produced are looked for: shards and gateways
+/// hear of the change a little later, and what they counted before arrives later still.
+const TRANSITION_MS: i64 = 60_000;
+/// The groups of info metrics: their label sets are not rewritten (processors §0.5).
+const FIRST_INFO_GROUP: usize = 2;
 
 /// The state of a tenant's registry.
 #[derive(Debug)]
 pub struct Registry {
     plan: Arc<Plan>,
     groups: [SeriesGroup; GROUPS],
-    budget: SeriesBudget,
+    budget: Budget,
+    rewriter: Rewriter,
+    entity_demand: Sketch,
     counters: ShardCounters,
+    native_resets: u64,
+    /// Key of the hashes that sketches are fed with, so that nobody can choose label sets that collide.
+    seed: u64,
     collected_at_ms: i64,
+    /// The last time that is known.
+    seen_at_ms: i64,
+    /// The settings changed, but it is not known when: the next record or collection tells the time.
+    has_new_plan: bool,
+    transition_until_ms: i64,
 }
 
 /// How big a registry is, and what happened in it.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistryStats {
-    /// The series limit and what it has come to.
-    pub budget: SeriesBudget,
+    /// The limit and what it has come to.
+    pub budget: Budget,
     /// Label sets with series.
     pub entities: usize,
+    /// Series asked for, before the limit.
+    pub series_demand: u64,
+    /// Label sets asked for, before the limit; overflow is one of them.
+    pub entity_demand: u64,
+    /// Label sets after learned span names took the place of others.
+    pub sanitized_demand: u64,
+    /// Spans whose name is that of a pattern.
+    pub spans_sanitized: u64,
     /// What the shards counted besides series.
     pub counters: ShardCounters,
+    /// Native histograms that were reset to regain their resolution.
+    pub native_resets: u64,
     /// Bytes held.
     pub state_bytes: usize,
 }
@@ -38,16 +74,23 @@ pub struct RegistryStats {
 impl Registry {
     /// An empty registry; no sample will be dated at or before `started_at_ms`.
     pub fn new(plan: Arc<Plan>, started_at_ms: i64) -> Self {
-        let groups = layouts(&plan, None).map(|(families, shape)| SeriesGroup::new(families, shape));
+        let seed = DefaultHashBuilder::default().hash_one(started_at_ms);
+        let window = Window::of(plan.stale_ms);
+        let groups = layouts(&plan, None)
+            .map(|(families, shape)| SeriesGroup::new(families, shape, window, started_at_ms));
         Self {
-            budget: SeriesBudget {
-                limit: plan.max_active_series,
-                ..SeriesBudget::default()
-            },
+            budget: Budget::new(plan.limits),
+            rewriter: Rewriter::new(&plan, seed, started_at_ms),
+            entity_demand: Sketch::new(window, started_at_ms),
             groups,
             plan,
             counters: ShardCounters::default(),
+            native_resets: 0,
+            seed,
             collected_at_ms: started_at_ms,
+            seen_at_ms: started_at_ms,
+            has_new_plan: false,
+            transition_until_ms: i64::MIN,
         }
     }
 
@@ -55,9 +98,11 @@ impl Registry {
     pub fn set_plan(&mut self, plan: Arc<Plan>) {
         let layouts = layouts(&plan, Some(&self.plan));
         for (group, (families, shape)) in self.groups.iter_mut().zip(layouts) {
-            group.set_families(families, shape);
+            group.set_families(families, shape, self.collected_at_ms);
         }
-        self.budget.limit = plan.max_active_series;
+        self.budget.limits = plan.limits;
+        self.rewriter.set_plan(&plan);
+        self.has_new_plan = true;
         self.plan = plan;
     }
 
@@ -82,8 +127,24 @@ impl Registry {
                 fault: "counts fall short of its length",
             });
         }
-        for group in &mut self.groups {
-            group.merge(source, &mut reader, now_ms, &mut self.budget)?;
+        self.seen_at_ms = self.seen_at_ms.max(now_ms);
+        self.rewriter.tick(now_ms);
+        let native = NativeParameters {
+            schema: self.plan.histograms.finder.schema(),
+            max_buckets: self.plan.histograms.max_buckets,
+            min_reset_ms: self.plan.histograms.min_reset_ms,
+        };
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let mut context = MergeContext {
+                now_ms,
+                budget: &mut self.budget,
+                rewriter: (index < FIRST_INFO_GROUP).then_some(&mut self.rewriter),
+                entity_demand: &mut self.entity_demand,
+                native,
+                native_resets: &mut self.native_resets,
+                seed: self.seed,
+            };
+            group.merge(source, &mut reader, &mut context)?;
         }
         self.counters.add(&reader.counters);
         Ok(())
@@ -97,115 +158,231 @@ impl Registry {
     }
 
     /// Encode all series with samples at `now_ms`, which must exceed every earlier one.
-    pub fn collect(&mut self, now_ms: i64, external: &ExternalLabels, max_samples: usize) -> Vec<WriteBatch> {
+    pub fn collect(
+        &mut self,
+        now_ms: i64,
+        external: &ExternalLabels,
+        max_samples: usize,
+        counter_exemplars: bool,
+    ) -> Vec<WriteBatch> {
+        if std::mem::take(&mut self.has_new_plan) {
+            self.transition_until_ms = now_ms.saturating_add(TRANSITION_MS);
+        }
+        let is_in_transition = now_ms < self.transition_until_ms;
         let plan = Arc::clone(&self.plan);
-        let moment = self.moment(now_ms, &plan, external);
         let mut out = BatchWriter::new(max_samples);
-        for group in &mut self.groups {
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let can_produce = |set: &[u8]| can_produce(&plan, index, set);
+            let moment = Moment {
+                counter_exemplars,
+                can_produce: is_in_transition.then_some(&can_produce),
+                is_weighted: is_weighted(&plan, index),
+                ..moment(now_ms, self.collected_at_ms, &plan, external)
+            };
             group.collect(&mut out, &moment, &mut self.budget);
         }
         self.collected_at_ms = now_ms;
+        self.seen_at_ms = self.seen_at_ms.max(now_ms);
         out.finish()
     }
 
     /// Encode a staleness marker for every series that was ever sent, and forget them all.
     pub fn end_all(&mut self, now_ms: i64, external: &ExternalLabels, max_samples: usize) -> Vec<WriteBatch> {
         let plan = Arc::clone(&self.plan);
-        let moment = self.moment(now_ms, &plan, external);
+        let moment = moment(now_ms, self.collected_at_ms, &plan, external);
         let mut out = BatchWriter::new(max_samples);
         for group in &mut self.groups {
             group.end_all(&mut out, &moment, &mut self.budget);
         }
         self.collected_at_ms = now_ms;
+        self.seen_at_ms = self.seen_at_ms.max(now_ms);
         out.finish()
     }
 
-    fn moment<'a>(&self, now_ms: i64, plan: &'a Plan, external: &'a ExternalLabels) -> Moment<'a> {
-        Moment {
-            now_ms,
-            // After everything that was sent before, and before the first value.
-            zero_ms: self.collected_at_ms + 1,
-            stale_before_ms: now_ms.saturating_sub(plan.stale_ms),
-            trace_id_label: &plan.trace_id_label,
-            external,
+    /// End what is stale and write nothing: what a collection does while it is disabled (processors §4.1).
+    pub fn sweep(&mut self, now_ms: i64) {
+        let plan = Arc::clone(&self.plan);
+        let external = ExternalLabels::default();
+        let moment = moment(now_ms, self.collected_at_ms, &plan, &external);
+        for group in &mut self.groups {
+            group.sweep(&moment, &mut self.budget);
         }
+        self.collected_at_ms = now_ms;
+        self.seen_at_ms = self.seen_at_ms.max(now_ms);
     }
 
-    /// How big the registry is, and what happened in it.
-    pub fn stats(&self) -> RegistryStats {
+    /// How big the registry is, and what happened in it, as of the last record or collection.
+    pub fn stats(&mut self) -> RegistryStats {
+        let now_ms = self.seen_at_ms;
         RegistryStats {
             budget: self.budget,
             entities: self.groups.iter().map(SeriesGroup::len).sum(),
+            series_demand: self
+                .groups
+                .iter_mut()
+                .map(|group| group.series_demand(now_ms))
+                .sum(),
+            entity_demand: self.entity_demand.estimate(now_ms),
+            sanitized_demand: self.rewriter.demand(),
+            spans_sanitized: self.rewriter.spans_sanitized(),
             counters: self.counters,
-            state_bytes: self.groups.iter().map(SeriesGroup::state_bytes).sum(),
+            native_resets: self.native_resets,
+            state_bytes: self.groups.iter().map(SeriesGroup::state_bytes).sum::<usize>()
+                + self.entity_demand.state_bytes()
+                + self.rewriter.state_bytes(),
         }
+    }
+
+    /// What the span-name model has seen; `None`: it never was on.
+    pub fn drain_counters(&self) -> Option<&DrainCounters> {
+        self.rewriter.drain_counters()
+    }
+
+    /// Of every label: values that were replaced, and how many there are.
+    pub fn label_stats(&self) -> impl Iterator<Item = LabelStats<'_>> {
+        self.rewriter.labels().label_stats()
     }
 }
 
-/// The families and shapes of both groups. A processor that is off keeps the buckets it had, all families off.
+fn moment<'a>(now_ms: i64, before_ms: i64, plan: &'a Plan, external: &'a ExternalLabels) -> Moment<'a> {
+    Moment {
+        now_ms,
+        before_ms,
+        stale_before_ms: now_ms.saturating_sub(plan.stale_ms),
+        trace_id_label: &plan.trace_id_label,
+        external,
+        counter_exemplars: false,
+        is_weighted: false,
+        can_produce: None,
+    }
+}
+
+fn can_produce(plan: &Plan, group: usize, set: &[u8]) -> bool {
+    // A processor that is off ends all its metrics anyway.
+    match group {
+        0 => plan
+            .span_metrics
+            .as_ref()
+            .is_none_or(|plan| plan.can_produce(set)),
+        1 => plan
+            .service_graphs
+            .as_ref()
+            .is_none_or(|plan| plan.can_produce(set)),
+        2 => plan.target_info().is_none_or(|plan| plan.can_produce(set)),
+        _ => plan.host_info.as_ref().is_none_or(|plan| plan.can_produce(set)),
+    }
+}
+
+fn is_weighted(plan: &Plan, group: usize) -> bool {
+    match group {
+        0 => plan
+            .span_metrics
+            .as_ref()
+            .is_some_and(|plan| plan.multiplier.is_active()),
+        1 => plan
+            .service_graphs
+            .as_ref()
+            .is_some_and(|plan| plan.multiplier.is_active()),
+        _ => false,
+    }
+}
+
+/// The families and shapes of all groups. A processor that is off keeps the buckets it had, all families off.
 fn layouts(plan: &Plan, before: Option<&Plan>) -> [(Vec<Family>, Shape); GROUPS] {
-    let family = |name, kind, is_enabled| Family {
-        name,
-        kind,
-        is_enabled,
-    };
-    let counter = FamilyKind::Counter;
-    let histogram = FamilyKind::Histogram;
     let empty = |counters, histograms| Shape {
         counters,
-        histograms: vec![Arc::default(); histograms],
+        histograms: vec![HistogramShape::default(); histograms],
     };
-    let spans = plan.span_metrics.as_ref();
-    let spans_before = before.and_then(|plan| plan.span_metrics.as_ref());
-    let span_families = vec![
-        family(
+    let span_shape = |plan: &Plan| {
+        let processor = plan.span_metrics.as_ref()?;
+        Some(shard::span_metrics_shape(processor, &plan.histograms))
+    };
+    let graph_shape = |plan: &Plan| {
+        let processor = plan.service_graphs.as_ref()?;
+        Some(service_graph::shape(processor, &plan.histograms))
+    };
+    let spans = span_shape(plan).or_else(|| span_shape(before?));
+    let graph = graph_shape(plan).or_else(|| graph_shape(before?));
+    [
+        (span_metrics_families(plan), spans.unwrap_or_else(|| empty(2, 1))),
+        (service_graph_families(plan), graph.unwrap_or_else(|| empty(2, 3))),
+        (
+            vec![info_family("traces_target_info", plan.target_info().is_some())],
+            shard::info_shape(),
+        ),
+        (vec![host_info_family(plan, before)], shard::info_shape()),
+    ]
+}
+
+fn span_metrics_families(plan: &Plan) -> Vec<Family> {
+    let processor = plan.span_metrics.as_ref();
+    vec![
+        Family::new(
             "traces_spanmetrics_calls_total",
-            counter(CALLS),
-            spans.is_some_and(|plan| plan.count),
-        ),
-        family(
+            FamilyKind::Counter(CALLS),
+            processor.is_some_and(|plan| plan.count),
+        )
+        .with_exemplar(CounterExemplar::Any),
+        Family::new(
             "traces_spanmetrics_latency",
-            histogram(LATENCY),
-            spans.is_some_and(|plan| plan.latency),
+            FamilyKind::Histogram(LATENCY),
+            processor.is_some_and(|plan| plan.latency),
         ),
-        family(
+        Family::new(
             "traces_spanmetrics_size_total",
-            counter(SIZE),
-            spans.is_some_and(|plan| plan.size),
+            FamilyKind::Counter(SIZE),
+            processor.is_some_and(|plan| plan.size),
         ),
-    ];
-    let graph = plan.service_graphs.as_ref();
-    let graph_before = before.and_then(|plan| plan.service_graphs.as_ref());
-    let request = graph.is_some_and(|plan| plan.request);
-    let latency = graph.is_some_and(|plan| plan.latency);
-    let messaging = graph.is_some_and(|plan| plan.latency && plan.messaging);
-    let graph_families = vec![
-        family("traces_service_graph_request_total", counter(TOTAL), request),
-        family(
+    ]
+}
+
+fn service_graph_families(plan: &Plan) -> Vec<Family> {
+    let processor = plan.service_graphs.as_ref();
+    let request = processor.is_some_and(|plan| plan.request);
+    let latency = processor.is_some_and(|plan| plan.latency);
+    let messaging = processor.is_some_and(|plan| plan.latency && plan.messaging);
+    let counter = FamilyKind::Counter;
+    let histogram = FamilyKind::Histogram;
+    vec![
+        Family::new("traces_service_graph_request_total", counter(TOTAL), request)
+            .with_exemplar(CounterExemplar::Any),
+        Family::new(
             "traces_service_graph_request_failed_total",
             counter(FAILED),
             request,
-        ),
-        family(
+        )
+        .with_exemplar(CounterExemplar::Error),
+        Family::new(
             "traces_service_graph_request_server_seconds",
             histogram(SERVER_SECONDS),
             latency,
         ),
-        family(
+        Family::new(
             "traces_service_graph_request_client_seconds",
             histogram(CLIENT_SECONDS),
             latency,
         ),
-        family(
+        Family::new(
             "traces_service_graph_request_messaging_system_seconds",
             histogram(MESSAGING_SECONDS),
             messaging,
         ),
-    ];
-    let span_shape = spans.or(spans_before).map(shard::span_metrics_shape);
-    let graph_shape = graph.or(graph_before).map(service_graph::shape);
-    [
-        (span_families, span_shape.unwrap_or_else(|| empty(2, 1))),
-        (graph_families, graph_shape.unwrap_or_else(|| empty(2, 3))),
+        Family::new(
+            "traces_service_graph_connection_info",
+            FamilyKind::Gauge(TOTAL),
+            processor.is_some_and(|plan| plan.connection_info),
+        ),
     ]
+}
+
+/// While the processor is off the gauge keeps its name: that is the one whose series end.
+fn host_info_family(plan: &Plan, before: Option<&Plan>) -> Family {
+    let processor = plan.host_info.as_ref();
+    let named = processor.or_else(|| before?.host_info.as_ref());
+    let name = named.map_or("traces_host_info", |plan| plan.metric_name.as_str());
+    info_family(name, processor.is_some())
+}
+
+fn info_family(name: &str, is_enabled: bool) -> Family {
+    Family::new(name, FamilyKind::Gauge(TOLD), is_enabled)
 }

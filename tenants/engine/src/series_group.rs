@@ -1,123 +1,109 @@
-//! The cumulative series of one processor of one tenant, by label set.
+//! The cumulative numbers of one processor of one tenant, by label set. `series_write.rs` makes series of them.
 
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::budget::Budget;
 use crate::error::FrameError;
 use crate::exemplar::Exemplar;
-use crate::group::{NO_ENTITY, Shape, overflow_labels};
-use crate::plan::Bounds;
-use crate::record::{Delta, HistogramDelta, RecordReader, RecordShape};
-use crate::remote_write::{BatchWriter, ExemplarOut, ExternalLabels, STALE, SeriesLabels};
+use crate::family::{Family, FamilyKind};
+use crate::group::{MAX_ENTITIES, NO_ENTITY, Shape, overflow_labels};
+use crate::native_histogram::{NativeHistogram, NativeParameters};
+use crate::rebucket::{rebucket, rebucketings, slot_map};
+use crate::record::{Delta, RecordReader};
+use crate::rewriter::Rewriter;
+use crate::sketch::{Sketch, Window};
 
-/// One metric of the group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Family {
-    /// Metric name; of a histogram without `_bucket`, `_sum`, `_count`.
-    pub name: &'static str,
-    /// Where its numbers are.
-    pub kind: FamilyKind,
-    /// Whether the settings ask for it.
-    pub is_enabled: bool,
-}
+/// Most label sets that a group knows, admitted or not. Beyond it new ones are counted in the overflow entity.
+const MAX_KNOWN: usize = 2 * MAX_ENTITIES;
+const NO_ROW: u32 = u32::MAX;
 
-/// Which numbers of an entity a metric shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FamilyKind {
-    /// The counter of this index.
-    Counter(usize),
-    /// The histogram of this index.
-    Histogram(usize),
-}
-
-/// The tenant's series limit and what it has come to (processors §4.7).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SeriesBudget {
-    /// Most series; 0: no limit.
-    pub limit: u64,
-    /// Series admitted, overflow aside.
-    pub active: u64,
-    /// Series ever admitted.
-    pub added: u64,
-    /// Series that ended.
-    pub removed: u64,
-    /// Series turned away, counted at every attempt.
-    pub limited: u64,
-}
-
-impl SeriesBudget {
-    fn admit(&mut self, cost: u64) -> bool {
-        if self.limit > 0 && self.active + cost > self.limit {
-            self.limited += cost;
-            return false;
-        }
-        self.active += cost;
-        self.added += cost;
-        true
-    }
-
-    fn release(&mut self, cost: u64) {
-        self.active = self.active.saturating_sub(cost);
-        self.removed += cost;
-    }
-}
-
+/// A label set.
 #[derive(Debug)]
-struct Entity {
-    labels: Box<[u8]>,
-    updated_at_ms: i64,
-    /// How many shards have a number for it.
+pub(crate) struct Entity {
+    pub(crate) labels: Box<[u8]>,
+    pub(crate) updated_at_ms: i64,
+    /// Version of the rewriter under which `target` was found.
+    version: u64,
+    /// How many shards have a number for it, and how many label sets became this one.
     references: u32,
+    /// What the rewriter made of it: the entity that counts its numbers, itself unless it was rewritten.
+    target: u32,
+    /// Where its numbers are, from its first admission on.
+    pub(crate) row: u32,
     /// Bit by family: it has series within the limit.
-    admitted: u8,
+    pub(crate) admitted: u8,
     /// Bit by family: its series were sent at least once.
-    sent: u8,
+    pub(crate) sent: u8,
+    /// Bit by family: it is in the sketch of the window's newest slot.
+    offered: u8,
+    /// Low byte of that slot's number.
+    offered_slot: u8,
+    is_sanitized: bool,
 }
 
-/// When a collection happens, and what it stamps on everything.
-#[derive(Debug)]
-pub struct Moment<'a> {
-    /// Timestamp of every sample.
+/// What merging needs beside the group.
+pub struct MergeContext<'m> {
+    /// The time.
     pub now_ms: i64,
-    /// Timestamp of zero samples; not used unless it is before `now_ms`.
-    pub zero_ms: i64,
-    /// Series last updated before this end.
-    pub stale_before_ms: i64,
-    /// Label of exemplars that carries the trace id.
-    pub trace_id_label: &'a str,
-    /// Labels set on every series.
-    pub external: &'a ExternalLabels,
+    /// The tenant's limit.
+    pub budget: &'m mut Budget,
+    /// What label sets go through; `None`: the group is of an info metric (processors §0.5).
+    pub rewriter: Option<&'m mut Rewriter>,
+    /// Distinct label sets of all groups.
+    pub entity_demand: &'m mut Sketch,
+    /// How native histograms stay within their bounds.
+    pub native: NativeParameters,
+    /// Native histograms that were reset.
+    pub native_resets: &'m mut u64,
+    /// Key of the hashes that sketches are fed with.
+    pub seed: u64,
 }
 
-/// The series of one processor.
+/// The numbers of one processor.
 #[derive(Debug)]
 pub struct SeriesGroup {
-    families: Vec<Family>,
-    shape: Shape,
+    pub(crate) families: Vec<Family>,
+    pub(crate) shape: Shape,
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) stride: usize,
     /// What the last collection sent: which families, under which `le`.
-    sent_families: Vec<Family>,
-    sent_shape: Shape,
+    pub(crate) sent_families: Vec<Family>,
+    pub(crate) sent_shape: Shape,
     numbers: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    entities: Vec<Option<Entity>>,
+    pub(crate) entities: Vec<Option<Entity>>,
     free: Vec<u32>,
-    overflow: Option<u32>,
-    values: Vec<f64>,
-    sums: Vec<u128>,
-    /// Best exemplar since the last collection by entity, histogram and bucket.
-    exemplars: HashMap<(u32, u8, u8), Exemplar>,
+    pub(crate) overflow: Option<u32>,
+    pub(crate) values: Vec<f64>,
+    /// Sums of observations, see [`crate::duration_sum`].
+    pub(crate) sums: Vec<u128>,
+    /// Native histograms, where there are any.
+    pub(crate) natives: Vec<NativeHistogram>,
+    rows: u32,
+    free_rows: Vec<u32>,
+    /// Best exemplar since the last collection by entity, histogram and place.
+    pub(crate) exemplars: HashMap<(u32, u8, u8), Exemplar>,
     /// The numbers that each shard gave to entities.
     sources: HashMap<u64, Vec<u32>>,
+    window: Window,
+    /// Distinct label sets offered to each family, before the limit (processors §4.10).
+    demand: Vec<Sketch>,
 }
 
 impl SeriesGroup {
     /// An empty group.
-    pub fn new(families: Vec<Family>, shape: Shape) -> Self {
+    pub fn new(families: Vec<Family>, shape: Shape, window: Window, now_ms: i64) -> Self {
         Self {
+            window,
+            demand: families.iter().map(|_| Sketch::new(window, now_ms)).collect(),
             sent_families: families.clone(),
             sent_shape: shape.clone(),
             families,
+            offsets: shape.offsets(),
+            stride: shape.stride(),
             shape,
             numbers: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
@@ -126,6 +112,9 @@ impl SeriesGroup {
             overflow: None,
             values: Vec::new(),
             sums: Vec::new(),
+            natives: Vec::new(),
+            rows: 0,
+            free_rows: Vec::new(),
             exemplars: HashMap::new(),
             sources: HashMap::new(),
         }
@@ -133,33 +122,82 @@ impl SeriesGroup {
 
     /// Go on with other families or buckets. Counts move to the bucket that surely holds them: the one whose bound is
     /// the next at or above their old bound, so that `_sum`, `_count` and every bound that stays keep their values.
-    pub fn set_families(&mut self, families: Vec<Family>, shape: Shape) {
-        if shape != self.shape {
-            let (old_stride, new_stride) = (self.shape.stride(), shape.stride());
-            let slots = slot_map(&self.shape, &shape);
-            let mut values = vec![0.0; self.entities.len() * new_stride];
-            for entity in 0..self.entities.len() {
-                for (old, new) in slots.iter().enumerate() {
-                    if let (Some(from), Some(to)) = (
-                        self.values.get(entity * old_stride + old),
-                        values.get_mut(entity * new_stride + new),
-                    ) {
-                        *to += from;
-                    }
-                }
-            }
-            self.values = values;
-            let held = std::mem::take(&mut self.exemplars);
-            for ((entity, histogram, _), exemplar) in held {
-                if let Some(bounds) = shape.histograms.get(usize::from(histogram)) {
-                    let bucket = bounds.bucket(exemplar.rank.duration_ns()) as u8;
-                    let slot = self.exemplars.entry((entity, histogram, bucket)).or_default();
-                    slot.offer(exemplar);
-                }
-            }
-            self.shape = shape;
-        }
+    /// Native histograms begin at nothing, and keep a resolution that is coarser than the new one; so do classic ones
+    /// where there were none.
+    pub fn set_families(&mut self, families: Vec<Family>, shape: Shape, now_ms: i64) {
         self.families = families;
+        if shape == self.shape {
+            return;
+        }
+        let (old_stride, new_stride) = (self.stride, shape.stride());
+        let slots = slot_map(&self.shape, &shape);
+        let mut values = vec![0.0; self.rows as usize * new_stride];
+        for row in 0..self.rows as usize {
+            for (old, new) in slots.iter().enumerate() {
+                if let (Some(from), Some(to)) = (
+                    self.values.get(row * old_stride + old),
+                    values.get_mut(row * new_stride + new),
+                ) {
+                    *to += from;
+                }
+            }
+        }
+        self.values = values;
+        self.clear_new_classic(&shape);
+        for ((entity, histogram, _), exemplar) in std::mem::take(&mut self.exemplars) {
+            if let Some(histogram_shape) = shape.histograms.get(usize::from(histogram)) {
+                let place = histogram_shape.exemplar_place(exemplar.rank.duration_ns());
+                let slot = self.exemplars.entry((entity, histogram, place)).or_default();
+                slot.offer(exemplar);
+            }
+        }
+        self.offsets = shape.offsets();
+        self.stride = new_stride;
+        let had_native = self.shape.has_native();
+        self.shape = shape;
+        if self.shape.has_native() {
+            if !had_native {
+                self.natives.clear();
+            }
+            for row in 0..self.rows {
+                self.coarsen_row(row, now_ms);
+            }
+        } else {
+            self.natives = Vec::new();
+        }
+    }
+
+    /// Classic series that begin must not begin with what was counted before: that would look like an increase.
+    fn clear_new_classic(&mut self, shape: &Shape) {
+        let (stride, histograms) = (shape.stride(), shape.histograms.len());
+        let each = std::iter::zip(&self.shape.histograms, &shape.histograms).zip(shape.offsets());
+        for (index, ((old, new), offset)) in each.enumerate() {
+            if old.has_classic || !new.has_classic {
+                continue;
+            }
+            for row in 0..self.rows as usize {
+                let start = row * stride + offset;
+                if let Some(counts) = self.values.get_mut(start..start + new.bounds.buckets()) {
+                    counts.fill(0.0);
+                }
+                if let Some(sum) = self.sums.get_mut(row * histograms + index) {
+                    *sum = 0;
+                }
+            }
+        }
+    }
+
+    fn coarsen_row(&mut self, row: u32, now_ms: i64) {
+        let first = row as usize * self.shape.histograms.len();
+        for (index, histogram) in self.shape.histograms.iter().enumerate() {
+            let Some(finder) = &histogram.native else {
+                continue;
+            };
+            match self.natives.get_mut(first + index) {
+                Some(native) => native.coarsen(finder.schema()),
+                None => self.natives.push(NativeHistogram::new(finder.schema(), now_ms)),
+            }
+        }
     }
 
     /// Read one group of a record without adding it: whether [`Self::merge`] will find everything that it refers to.
@@ -172,14 +210,15 @@ impl SeriesGroup {
         }
         for _ in 0..record.count()? {
             let (number, _) = record.definition()?;
-            if number as usize > crate::group::MAX_ENTITIES {
+            if number as usize > MAX_ENTITIES {
                 return Err(refuse("a number is out of range"));
             }
             changed.insert(number, true);
         }
         let deltas = record.count()?;
         if deltas > 0
-            && (shape.counters != self.shape.counters || shape.bounds.len() != self.shape.histograms.len())
+            && (shape.counters != self.shape.counters
+                || shape.histograms.len() != self.shape.histograms.len())
         {
             return Err(refuse("metrics of another processor"));
         }
@@ -201,8 +240,7 @@ impl SeriesGroup {
         &mut self,
         source: u64,
         record: &mut RecordReader<'_>,
-        now_ms: i64,
-        budget: &mut SeriesBudget,
+        context: &mut MergeContext<'_>,
     ) -> Result<(), FrameError> {
         let shape = record.shape()?;
         for _ in 0..record.count()? {
@@ -212,14 +250,21 @@ impl SeriesGroup {
         for _ in 0..record.count()? {
             let (number, labels) = record.definition()?;
             self.unmap(source, number);
-            self.map(source, number, labels, now_ms);
+            self.map(source, number, labels, context.now_ms);
         }
         let deltas = record.count()?;
-        let buckets = bucket_maps(&shape, &self.shape);
+        let rebucketings = rebucketings(&shape, &self.shape);
+        let schemas: Vec<_> = shape
+            .histograms
+            .iter()
+            .map(|histogram| histogram.native)
+            .collect();
         let mut delta = Delta::default();
         for _ in 0..deltas {
             record.delta(&shape, &mut delta)?;
-            rebucket(&mut delta, &buckets, &self.shape);
+            if let Some(each) = &rebucketings {
+                rebucket(&mut delta, each, &self.shape);
+            }
             let entity = self
                 .sources
                 .get(&source)
@@ -227,16 +272,18 @@ impl SeriesGroup {
                 .copied()
                 .filter(|entity| *entity != NO_ENTITY)
                 .ok_or(refuse("an entity was not defined"))?;
-            self.add(entity, &delta, now_ms, budget);
+            // Counted by the record's own resolution, unless it was guessed in that of now.
+            for (histogram, schema) in delta.histograms.iter_mut().zip(&schemas) {
+                histogram.native_schema = *schema;
+            }
+            self.add(entity, &delta, context);
         }
         Ok(())
     }
 
     fn map(&mut self, source: u64, number: u32, labels: &[u8], now_ms: i64) {
         let entity = self.entity(labels, now_ms);
-        if let Some(Some(entity)) = self.entities.get_mut(entity as usize) {
-            entity.references += 1;
-        }
+        self.refer(entity);
         let numbers = self.sources.entry(source).or_default();
         if numbers.len() <= number as usize {
             numbers.resize(number as usize + 1, NO_ENTITY);
@@ -249,9 +296,20 @@ impl SeriesGroup {
             .sources
             .get_mut(&source)
             .and_then(|numbers| numbers.get_mut(number as usize));
-        if let Some(slot) = slot
-            && let Some(Some(entity)) = self.entities.get_mut(std::mem::replace(slot, NO_ENTITY) as usize)
-        {
+        if let Some(slot) = slot {
+            let entity = std::mem::replace(slot, NO_ENTITY);
+            self.unrefer(entity);
+        }
+    }
+
+    fn refer(&mut self, number: u32) {
+        if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
+            entity.references += 1;
+        }
+    }
+
+    fn unrefer(&mut self, number: u32) {
+        if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
             entity.references = entity.references.saturating_sub(1);
         }
     }
@@ -259,9 +317,7 @@ impl SeriesGroup {
     /// Drop the numbers of a shard that is gone.
     pub fn forget_source(&mut self, source: u64) {
         for entity in self.sources.remove(&source).unwrap_or_default() {
-            if let Some(Some(entity)) = self.entities.get_mut(entity as usize) {
-                entity.references = entity.references.saturating_sub(1);
-            }
+            self.unrefer(entity);
         }
     }
 
@@ -274,23 +330,47 @@ impl SeriesGroup {
         {
             return *number;
         }
+        if self.entities.len() - self.free.len() >= MAX_KNOWN {
+            return self.overflow_entity(now_ms);
+        }
+        self.insert(labels, hash, now_ms)
+    }
+
+    fn overflow_entity(&mut self, now_ms: i64) -> u32 {
+        if let Some(number) = self.overflow {
+            return number;
+        }
+        let labels = overflow_labels();
+        let hash = self.hasher.hash_one(&*labels);
+        let entities = &self.entities;
+        let known = self
+            .numbers
+            .find(hash, |number| labels_of(entities, *number) == &*labels)
+            .copied();
+        let number = known.unwrap_or_else(|| self.insert(&labels, hash, now_ms));
+        self.overflow = Some(number);
+        number
+    }
+
+    fn insert(&mut self, labels: &[u8], hash: u64, now_ms: i64) -> u32 {
+        let number = self.free.pop().unwrap_or(self.entities.len() as u32);
         let entity = Some(Entity {
             labels: labels.into(),
             updated_at_ms: now_ms,
+            version: 0,
             references: 0,
+            target: number,
+            row: NO_ROW,
             admitted: 0,
             sent: 0,
+            offered: 0,
+            offered_slot: 0,
+            is_sanitized: false,
         });
-        let number = if let Some(number) = self.free.pop() {
-            self.entities[number as usize] = entity;
-            number
-        } else {
-            self.entities.push(entity);
-            self.values.resize(self.entities.len() * self.shape.stride(), 0.0);
-            self.sums
-                .resize(self.entities.len() * self.shape.histograms.len(), 0);
-            self.entities.len() as u32 - 1
-        };
+        match self.entities.get_mut(number as usize) {
+            Some(slot) => *slot = entity,
+            None => self.entities.push(entity),
+        }
         let (entities, hasher) = (&self.entities, &self.hasher);
         self.numbers.insert_unique(hash, number, |number| {
             hasher.hash_one(labels_of(entities, *number))
@@ -298,59 +378,145 @@ impl SeriesGroup {
         number
     }
 
-    fn add(&mut self, entity: u32, delta: &Delta, now_ms: i64, budget: &mut SeriesBudget) {
+    fn add(&mut self, raw: u32, delta: &Delta, context: &mut MergeContext<'_>) {
+        let target = self.target(raw, delta.updates, context);
+        // Not of `raw`: what it counted before it became another ends when it is stale.
+        if let Some(Some(entity)) = self.entities.get_mut(target as usize) {
+            entity.updated_at_ms = entity.updated_at_ms.max(context.now_ms);
+        }
         for index in 0..self.families.len() {
-            let Some(family) = self
-                .families
-                .get(index)
-                .copied()
-                .filter(|family| family.is_enabled)
-            else {
+            let Some(family) = self.families.get(index) else {
                 continue;
             };
-            if !delta.has(family.kind) {
+            let kind = family.kind;
+            if !family.is_enabled || !delta.has(kind) {
                 continue;
             }
-            let target = self.admit(entity, index, family, now_ms, budget);
-            self.add_family(target, family, delta);
-            if let Some(Some(entity)) = self.entities.get_mut(target as usize) {
-                entity.updated_at_ms = entity.updated_at_ms.max(now_ms);
+            self.offer(target, index, context);
+            let place = self.admit(target, index, context);
+            self.add_numbers(place, kind, delta, context);
+        }
+    }
+
+    /// The entity that counts what `raw` does: another where span names are learned or a label has too many values.
+    fn target(&mut self, raw: u32, updates: u32, context: &mut MergeContext<'_>) -> u32 {
+        let Some(rewriter) = context.rewriter.as_mut().filter(|rewriter| rewriter.is_active()) else {
+            return raw;
+        };
+        let Some(Some(entity)) = self.entities.get(raw as usize) else {
+            return raw;
+        };
+        if entity.version == rewriter.version() && entity.target == raw && !entity.is_sanitized {
+            return raw;
+        }
+        let rewritten = rewriter.rewrite(&entity.labels, updates, context.now_ms);
+        let version = rewriter.version();
+        let target = match rewritten.set {
+            Some(labels) => self.entity(&labels, context.now_ms),
+            None => raw,
+        };
+        // What a label set points to must not leave before it does.
+        if target != raw {
+            self.refer(target);
+        }
+        let mut before = raw;
+        if let Some(Some(entity)) = self.entities.get_mut(raw as usize) {
+            before = std::mem::replace(&mut entity.target, target);
+            entity.version = version;
+            entity.is_sanitized = rewritten.is_sanitized;
+        }
+        if before != raw {
+            self.unrefer(before);
+        }
+        target
+    }
+
+    /// Note in the sketches that the entity asks for a place in the family.
+    fn offer(&mut self, number: u32, index: usize, context: &mut MergeContext<'_>) {
+        let (bit, now_ms) = (1u8 << index, context.now_ms);
+        let Some(sketch) = self.demand.get_mut(index) else {
+            return;
+        };
+        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+            return;
+        };
+        let slot = self.window.slot(now_ms) as u8;
+        if entity.offered_slot != slot {
+            (entity.offered_slot, entity.offered) = (slot, 0);
+        }
+        if entity.offered & bit == 0 {
+            let hash = xxh3_64_with_seed(&entity.labels, context.seed);
+            sketch.insert(hash, now_ms);
+            if entity.offered == 0 {
+                context.entity_demand.insert(hash, now_ms);
             }
+            entity.offered |= bit;
         }
     }
 
     /// The entity that this family's numbers go to: itself, or overflow if the limit does not let it in.
-    fn admit(
-        &mut self,
-        number: u32,
-        index: usize,
-        family: Family,
-        now_ms: i64,
-        budget: &mut SeriesBudget,
-    ) -> u32 {
+    fn admit(&mut self, number: u32, index: usize, context: &mut MergeContext<'_>) -> u32 {
         let bit = 1u8 << index;
-        let cost = cost(family, &self.shape);
-        if let Some(Some(entity)) = self.entities.get_mut(number as usize)
-            && (entity.admitted & bit != 0 || self.overflow == Some(number) || budget.admit(cost))
-        {
-            entity.admitted |= bit;
+        let is_overflow = self.overflow == Some(number);
+        let cost = self
+            .families
+            .get(index)
+            .map_or(0, |family| family.cost(&self.shape));
+        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+            return number;
+        };
+        if entity.admitted & bit != 0 {
             return number;
         }
-        let overflow = self.overflow.unwrap_or_else(|| {
-            let number = self.entity(&overflow_labels(), now_ms);
-            self.overflow = Some(number);
-            number
-        });
-        if let Some(Some(entity)) = self.entities.get_mut(overflow as usize) {
+        if is_overflow || context.budget.admit(cost, entity.admitted != 0) {
             entity.admitted |= bit;
+            self.give_row(number, context.now_ms);
+            return number;
         }
+        let overflow = self.overflow_entity(context.now_ms);
+        if let Some(Some(entity)) = self.entities.get_mut(overflow as usize) {
+            let is_new = entity.admitted == 0;
+            entity.admitted |= bit;
+            entity.updated_at_ms = entity.updated_at_ms.max(context.now_ms);
+            if is_new {
+                context
+                    .entity_demand
+                    .insert(xxh3_64_with_seed(&entity.labels, context.seed), context.now_ms);
+            }
+        }
+        self.give_row(overflow, context.now_ms);
         overflow
     }
 
-    fn add_family(&mut self, entity: u32, family: Family, delta: &Delta) {
-        let (stride, offsets) = (self.shape.stride(), self.shape.offsets());
-        let base = entity as usize * stride;
-        match family.kind {
+    fn give_row(&mut self, number: u32, now_ms: i64) {
+        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+            return;
+        };
+        if entity.row != NO_ROW {
+            return;
+        }
+        if let Some(row) = self.free_rows.pop() {
+            entity.row = row;
+            return;
+        }
+        entity.row = self.rows;
+        self.rows += 1;
+        let (rows, histograms) = (self.rows as usize, self.shape.histograms.len());
+        self.values.resize(rows * self.stride, 0.0);
+        self.sums.resize(rows * histograms, 0);
+        if self.shape.has_native() {
+            self.coarsen_row(self.rows - 1, now_ms);
+        }
+    }
+
+    fn add_numbers(&mut self, number: u32, kind: FamilyKind, delta: &Delta, context: &mut MergeContext<'_>) {
+        let Some(Some(entity)) = self.entities.get(number as usize) else {
+            return;
+        };
+        let row = entity.row as usize;
+        let base = row * self.stride;
+        match kind {
+            FamilyKind::Gauge(_) => {}
             FamilyKind::Counter(counter) => {
                 if let (Some(value), Some(more)) =
                     (self.values.get_mut(base + counter), delta.counters.get(counter))
@@ -359,8 +525,11 @@ impl SeriesGroup {
                 }
             }
             FamilyKind::Histogram(histogram) => {
-                let (Some(more), Some(offset)) = (delta.histograms.get(histogram), offsets.get(histogram))
-                else {
+                let (Some(more), Some(offset), Some(shape)) = (
+                    delta.histograms.get(histogram),
+                    self.offsets.get(histogram),
+                    self.shape.histograms.get(histogram),
+                ) else {
                     return;
                 };
                 for (bucket, count) in &more.buckets {
@@ -368,13 +537,19 @@ impl SeriesGroup {
                         *value += count;
                     }
                 }
-                let at = entity as usize * self.shape.histograms.len() + histogram;
+                let at = row * self.shape.histograms.len() + histogram;
                 if let Some(sum) = self.sums.get_mut(at) {
-                    *sum += more.sum_ns;
+                    *sum = sum.saturating_add(more.sum);
                 }
-                for (own, bucket, exemplar) in &delta.exemplars {
+                if let (Some(finder), Some(native)) = (&shape.native, self.natives.get_mut(at)) {
+                    let schema = more.native_schema.unwrap_or(finder.schema());
+                    let is_reset =
+                        native.merge(&more.native, schema, more.sum, context.now_ms, &context.native);
+                    *context.native_resets += u64::from(is_reset);
+                }
+                for (own, place, exemplar) in &delta.exemplars {
                     if *own == histogram {
-                        let key = (entity, histogram as u8, *bucket as u8);
+                        let key = (number, histogram as u8, *place as u8);
                         self.exemplars.entry(key).or_default().offer(*exemplar);
                     }
                 }
@@ -382,217 +557,50 @@ impl SeriesGroup {
         }
     }
 
-    /// Write every series, and markers for those that ended.
-    pub fn collect(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut SeriesBudget) {
-        let mut labels = SeriesLabels::default();
-        let le: Vec<Vec<String>> = self
-            .shape
-            .histograms
-            .iter()
-            .map(|bounds| bounds.le_texts())
-            .collect();
-        let is_same_layout = self.sent_families == self.families && self.sent_shape == self.shape;
-        for number in 0..self.entities.len() as u32 {
-            let Some(Some(entity)) = self.entities.get(number as usize) else {
-                continue;
-            };
-            if entity.admitted == 0 && entity.sent == 0 {
-                self.drop_unreferenced(number, moment.stale_before_ms);
-                continue;
-            }
-            out.next_entity(2 * self.series_per_entity());
-            labels.set(&entity.labels, moment.external);
-            let is_stale = entity.updated_at_ms < moment.stale_before_ms;
-            if !is_same_layout && !is_stale {
-                self.end_dropped_series(number, out, &labels, moment, budget);
-            }
-            if is_stale {
-                self.end(number, out, &labels, moment, budget);
-                self.drop_unreferenced(number, moment.stale_before_ms);
-            } else {
-                self.write(number, out, &labels, &le, moment);
-            }
-        }
-        self.exemplars.clear();
-        self.sent_families.clone_from(&self.families);
-        self.sent_shape = self.shape.clone();
-    }
-
-    fn write(
-        &mut self,
-        number: u32,
-        out: &mut BatchWriter,
-        labels: &SeriesLabels,
-        le: &[Vec<String>],
-        moment: &Moment<'_>,
-    ) {
-        let (stride, offsets) = (self.shape.stride(), self.shape.offsets());
-        let base = number as usize * stride;
-        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
-            return;
-        };
-        let (admitted, sent) = (entity.admitted, entity.sent);
-        entity.sent = admitted;
-        for (index, family) in self.families.iter().enumerate() {
-            let bit = 1u8 << index;
-            if admitted & bit == 0 || !family.is_enabled {
-                continue;
-            }
-            let needs_zero = sent & bit == 0 && moment.zero_ms < moment.now_ms;
-            let samples = |value: f64| [(moment.zero_ms, 0.0), (moment.now_ms, value)];
-            let from = usize::from(!needs_zero);
-            match family.kind {
-                FamilyKind::Counter(counter) => {
-                    let value = self.values.get(base + counter).copied().unwrap_or_default();
-                    out.series(
-                        labels,
-                        family.name.as_bytes(),
-                        None,
-                        &samples(value)[from..],
-                        None,
-                    );
-                }
-                FamilyKind::Histogram(histogram) => {
-                    let at = number as usize * self.shape.histograms.len() + histogram;
-                    let sum = self.sums.get(at).copied().unwrap_or_default() as f64 / 1e9;
-                    let start = base + offsets.get(histogram).copied().unwrap_or_default();
-                    let texts = le.get(histogram).map(Vec::as_slice).unwrap_or_default();
-                    let counts = self.values.get(start..start + texts.len()).unwrap_or_default();
-                    let name = format!("{}_bucket", family.name);
-                    let mut count = 0.0;
-                    for (bucket, (text, more)) in texts.iter().zip(counts).enumerate() {
-                        count += more;
-                        let key = (number, histogram as u8, bucket as u8);
-                        let exemplar = self.exemplars.get(&key).map(|held| ExemplarOut {
-                            label: moment.trace_id_label,
-                            trace: held.trace_text(),
-                            seconds: held.rank.duration_ns() as f64 / 1e9,
-                        });
-                        let samples = &samples(count)[from..];
-                        out.series(labels, name.as_bytes(), Some(text), samples, exemplar.as_ref());
-                    }
-                    let name = format!("{}_count", family.name);
-                    out.series(labels, name.as_bytes(), None, &samples(count)[from..], None);
-                    let name = format!("{}_sum", family.name);
-                    out.series(labels, name.as_bytes(), None, &samples(sum)[from..], None);
-                }
-            }
-        }
-    }
-
-    /// End what the last collection sent and the present settings do not produce.
-    fn end_dropped_series(
-        &mut self,
-        number: u32,
-        out: &mut BatchWriter,
-        labels: &SeriesLabels,
-        moment: &Moment<'_>,
-        budget: &mut SeriesBudget,
-    ) {
-        for index in 0..self.sent_families.len() {
-            let (Some(old), Some(new)) = (self.sent_families.get(index), self.families.get(index)) else {
-                continue;
-            };
-            let (old, new) = (*old, *new);
-            let bit = 1u8 << index;
-            let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
-                continue;
-            };
-            if old.is_enabled && !new.is_enabled && entity.admitted & bit != 0 {
-                if entity.sent & bit != 0 {
-                    mark_stale(out, labels, old, &self.sent_shape, moment.now_ms, |_| true);
-                }
-                entity.admitted &= !bit;
-                entity.sent &= !bit;
-                if self.overflow != Some(number) {
-                    budget.release(cost(old, &self.sent_shape));
-                }
-                self.zero(number, new.kind);
-            } else if entity.sent & bit != 0
-                && let FamilyKind::Histogram(histogram) = new.kind
-                && let (Some(before), Some(after)) = (
-                    self.sent_shape.histograms.get(histogram),
-                    self.shape.histograms.get(histogram),
-                )
-            {
-                let is_gone = |bound: Option<f64>| bound.is_some_and(|bound| !after.seconds.contains(&bound));
-                mark_stale_buckets(out, labels, new, before, moment.now_ms, is_gone);
-                if self.overflow != Some(number) {
-                    let (was, is) = (cost(old, &self.sent_shape), cost(new, &self.shape));
-                    budget.active = (budget.active + is).saturating_sub(was);
-                }
-            }
-        }
-    }
-
-    fn zero(&mut self, number: u32, kind: FamilyKind) {
-        let (stride, offsets) = (self.shape.stride(), self.shape.offsets());
-        let base = number as usize * stride;
+    /// Set what a family shows of an entity back to nothing.
+    pub(crate) fn zero(&mut self, row: u32, kind: FamilyKind, now_ms: i64) {
+        let row = row as usize;
+        let base = row * self.stride;
         match kind {
             FamilyKind::Counter(counter) => {
                 if let Some(value) = self.values.get_mut(base + counter) {
                     *value = 0.0;
                 }
             }
+            FamilyKind::Gauge(_) => {}
             FamilyKind::Histogram(histogram) => {
-                let start = base + offsets.get(histogram).copied().unwrap_or_default();
-                let buckets = self
-                    .shape
-                    .histograms
-                    .get(histogram)
-                    .map_or(0, |bounds| bounds.buckets());
-                if let Some(values) = self.values.get_mut(start..start + buckets) {
+                let (Some(offset), Some(shape)) =
+                    (self.offsets.get(histogram), self.shape.histograms.get(histogram))
+                else {
+                    return;
+                };
+                let start = base + offset;
+                if let Some(values) = self.values.get_mut(start..start + shape.bounds.buckets()) {
                     values.fill(0.0);
                 }
-                let at = number as usize * self.shape.histograms.len() + histogram;
+                let at = row * self.shape.histograms.len() + histogram;
                 if let Some(sum) = self.sums.get_mut(at) {
                     *sum = 0;
                 }
+                if let (Some(finder), Some(native)) = (&shape.native, self.natives.get_mut(at)) {
+                    *native = NativeHistogram::new(finder.schema(), now_ms);
+                }
             }
         }
     }
 
-    /// End all series of an entity: markers for what was sent, then it starts from nothing if it is seen again.
-    fn end(
-        &mut self,
-        number: u32,
-        out: &mut BatchWriter,
-        labels: &SeriesLabels,
-        moment: &Moment<'_>,
-        budget: &mut SeriesBudget,
-    ) {
-        let is_overflow = self.overflow == Some(number);
-        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
-            return;
-        };
-        let (admitted, sent) = (entity.admitted, entity.sent);
-        (entity.admitted, entity.sent) = (0, 0);
-        for (index, family) in self.sent_families.clone().into_iter().enumerate() {
-            let bit = 1u8 << index;
-            if sent & bit != 0 {
-                mark_stale(out, labels, family, &self.sent_shape, moment.now_ms, |_| true);
+    /// Take an entity's row away; its numbers must have been zeroed.
+    pub(crate) fn free_row(&mut self, number: u32) {
+        if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
+            let row = std::mem::replace(&mut entity.row, NO_ROW);
+            if row != NO_ROW {
+                self.free_rows.push(row);
             }
-            if admitted & bit != 0 && !is_overflow {
-                budget.release(cost(family, &self.sent_shape));
-            }
-            self.zero(number, family.kind);
         }
     }
 
-    /// End every series there is.
-    pub fn end_all(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut SeriesBudget) {
-        let mut labels = SeriesLabels::default();
-        for number in 0..self.entities.len() as u32 {
-            if let Some(Some(entity)) = self.entities.get(number as usize) {
-                out.next_entity(2 * self.series_per_entity());
-                labels.set(&entity.labels, moment.external);
-                self.end(number, out, &labels, moment, budget);
-            }
-        }
-        self.exemplars.clear();
-    }
-
-    fn drop_unreferenced(&mut self, number: u32, stale_before_ms: i64) {
+    /// Forget a label set that has no series, that no shard knows, and that nothing became.
+    pub(crate) fn drop_unreferenced(&mut self, number: u32, stale_before_ms: i64) {
         let slot = self.entities.get_mut(number as usize);
         if let Some(slot) = slot
             && let Some(entity) = slot
@@ -601,6 +609,7 @@ impl SeriesGroup {
             && entity.updated_at_ms < stale_before_ms
         {
             let hash = self.hasher.hash_one(&*entity.labels);
+            let target = entity.target;
             *slot = None;
             if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
                 entry.remove();
@@ -609,15 +618,18 @@ impl SeriesGroup {
                 self.overflow = None;
             }
             self.free.push(number);
+            if target != number {
+                self.unrefer(target);
+            }
         }
     }
 
-    /// Most series of one entity, those that end with a change of settings included.
-    fn series_per_entity(&self) -> usize {
-        let series = |families: &[Family], shape: &Shape| -> u64 {
-            families.iter().map(|family| cost(*family, shape)).sum()
-        };
-        series(&self.families, &self.shape).max(series(&self.sent_families, &self.sent_shape)) as usize
+    /// Distinct series that were asked for within the window, before the limit (processors §4.10).
+    pub fn series_demand(&mut self, now_ms: i64) -> u64 {
+        let costs = self.families.iter().map(|family| family.cost(&self.shape));
+        std::iter::zip(&mut self.demand, costs)
+            .map(|(sketch, cost)| sketch.estimate(now_ms) * cost)
+            .sum()
     }
 
     /// How many entities have series.
@@ -647,20 +659,30 @@ impl SeriesGroup {
             .values()
             .map(|numbers| numbers.capacity() * size_of::<u32>())
             .sum();
+        let natives: usize = self
+            .natives
+            .iter()
+            .map(|native| size_of::<NativeHistogram>() + native.heap_bytes())
+            .sum();
         labels
             + sources
+            + natives
             + self.entities.capacity() * size_of::<Option<Entity>>()
+            + (self.free.capacity() + self.free_rows.capacity()) * size_of::<u32>()
             + self.numbers.capacity() * (size_of::<u32>() + 1)
             + self.values.capacity() * size_of::<f64>()
             + self.sums.capacity() * size_of::<u128>()
             + self.exemplars.capacity() * (size_of::<((u32, u8, u8), Exemplar)>() + 1)
+            + self.demand.iter().map(Sketch::state_bytes).sum::<usize>()
     }
 }
 
 impl Delta {
     fn has(&self, kind: FamilyKind) -> bool {
         match kind {
-            FamilyKind::Counter(counter) => self.counters.get(counter).is_some_and(|value| *value != 0.0),
+            FamilyKind::Counter(counter) | FamilyKind::Gauge(counter) => {
+                self.counters.get(counter).is_some_and(|value| *value != 0.0)
+            }
             FamilyKind::Histogram(histogram) => self
                 .histograms
                 .get(histogram)
@@ -674,105 +696,6 @@ fn labels_of(entities: &[Option<Entity>], number: u32) -> &[u8] {
         Some(Some(entity)) => &entity.labels,
         _ => &[],
     }
-}
-
-/// Series that an entity takes up in a family (processors §4.3).
-fn cost(family: Family, shape: &Shape) -> u64 {
-    match family.kind {
-        FamilyKind::Counter(_) => 1,
-        FamilyKind::Histogram(histogram) => shape
-            .histograms
-            .get(histogram)
-            .map_or(0, |bounds| bounds.buckets() + 2) as u64,
-    }
-}
-
-fn mark_stale(
-    out: &mut BatchWriter,
-    labels: &SeriesLabels,
-    family: Family,
-    shape: &Shape,
-    now_ms: i64,
-    is_gone: impl Fn(Option<f64>) -> bool,
-) {
-    let marker = [(now_ms, STALE)];
-    match family.kind {
-        FamilyKind::Counter(_) => out.series(labels, family.name.as_bytes(), None, &marker, None),
-        FamilyKind::Histogram(histogram) => {
-            if let Some(bounds) = shape.histograms.get(histogram) {
-                mark_stale_buckets(out, labels, family, bounds, now_ms, is_gone);
-            }
-            for suffix in ["_count", "_sum"] {
-                let name = format!("{}{suffix}", family.name);
-                out.series(labels, name.as_bytes(), None, &marker, None);
-            }
-        }
-    }
-}
-
-/// Mark the buckets whose bound `is_gone`; the bound of +Inf is `None`.
-fn mark_stale_buckets(
-    out: &mut BatchWriter,
-    labels: &SeriesLabels,
-    family: Family,
-    bounds: &Bounds,
-    now_ms: i64,
-    is_gone: impl Fn(Option<f64>) -> bool,
-) {
-    let name = format!("{}_bucket", family.name);
-    for (bucket, text) in bounds.le_texts().iter().enumerate() {
-        if is_gone(bounds.seconds.get(bucket).copied()) {
-            out.series(labels, name.as_bytes(), Some(text), &[(now_ms, STALE)], None);
-        }
-    }
-}
-
-/// For each old bucket the new one that surely holds its observations; `None` where nothing changes.
-fn bucket_map(old: &[f64], new: &Bounds) -> Option<Vec<usize>> {
-    if old == new.seconds {
-        return None;
-    }
-    let finite = old
-        .iter()
-        .map(|bound| new.seconds.iter().filter(|other| **other < *bound).count());
-    Some(finite.chain([new.seconds.len()]).collect())
-}
-
-fn bucket_maps(old: &RecordShape, new: &Shape) -> Vec<Option<Vec<usize>>> {
-    old.bounds
-        .iter()
-        .zip(&new.histograms)
-        .map(|(old, new)| bucket_map(old, new))
-        .collect()
-}
-
-fn rebucket(delta: &mut Delta, maps: &[Option<Vec<usize>>], shape: &Shape) {
-    for (histogram, map) in maps.iter().enumerate() {
-        let (Some(map), Some(HistogramDelta { buckets, .. })) = (map, delta.histograms.get_mut(histogram))
-        else {
-            continue;
-        };
-        for (bucket, _) in buckets.iter_mut() {
-            *bucket = map.get(*bucket).copied().unwrap_or(*bucket);
-        }
-        for (own, bucket, exemplar) in &mut delta.exemplars {
-            if *own == histogram
-                && let Some(bounds) = shape.histograms.get(histogram)
-            {
-                *bucket = bounds.bucket(exemplar.rank.duration_ns());
-            }
-        }
-    }
-}
-
-/// For each slot of the old shape the slot of the new one that its number moves to.
-fn slot_map(old: &Shape, new: &Shape) -> Vec<usize> {
-    let mut slots: Vec<usize> = (0..old.counters).collect();
-    for ((old, new), offset) in old.histograms.iter().zip(&new.histograms).zip(new.offsets()) {
-        let map = bucket_map(&old.seconds, new).unwrap_or_else(|| (0..old.buckets()).collect());
-        slots.extend(map.into_iter().map(|bucket| offset + bucket));
-    }
-    slots
 }
 
 fn refuse(fault: &'static str) -> FrameError {

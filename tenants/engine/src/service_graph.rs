@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::edge_labels::{Connection, edge_labels};
 use crate::edge_store::{Edge, EdgeStore};
 use crate::frame::{EdgeRow, Frame};
-use crate::group::{Group, NO_ENTITY, Shape};
+use crate::group::{Group, HistogramShape, NO_ENTITY, Observation, Shape};
 use crate::half;
 use crate::halves::Halves;
-use crate::labels::{Labels, label_set, truncate};
-use crate::plan::ServiceGraphPlan;
+use crate::labels::Labels;
+use crate::markers::Markers;
+use crate::plan::{HistogramPlan, Plan};
 use crate::record::ShardCounters;
+use crate::service_graph_plan::ServiceGraphPlan;
+use crate::shard::histogram_shape;
 use crate::span::{CLIENT, CONSUMER, PRODUCER};
 
-/// Counter of completed edges.
+/// Counter of completed edges; also what the connection gauge follows.
 pub const TOTAL: usize = 0;
 /// Counter of failed edges.
 pub const FAILED: usize = 1;
@@ -25,21 +29,12 @@ pub const CLIENT_SECONDS: usize = 1;
 /// Histogram of the time between a producer's end and the consumer's start.
 pub const MESSAGING_SECONDS: usize = 2;
 
-/// What an edge's `connection_type` says, and which of its sides is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Connection {
-    Direct,
-    Messaging,
-    Database,
-    VirtualClient,
-    VirtualServer,
-}
-
 /// The state of the processor in one shard.
 #[derive(Debug)]
 pub struct ServiceGraph {
     edges: EdgeStore,
     halves: Halves,
+    markers: Markers,
     /// The entity of an overlay with its connection; `NO_ENTITY`: its labels are not UTF-8.
     entities: HashMap<(u32, Connection), u32>,
     /// What was counted since the last flush.
@@ -47,29 +42,57 @@ pub struct ServiceGraph {
 }
 
 /// The shape of service-graph entities.
-pub fn shape(plan: &ServiceGraphPlan) -> Shape {
-    let bounds = Arc::new(plan.bounds.clone());
+pub fn shape(plan: &ServiceGraphPlan, histograms: &HistogramPlan) -> Shape {
+    let one: HistogramShape = histogram_shape(&Arc::new(plan.bounds.clone()), histograms);
     Shape {
         counters: 2,
-        histograms: vec![Arc::clone(&bounds), Arc::clone(&bounds), bounds],
+        histograms: vec![one.clone(), one.clone(), one],
     }
+}
+
+/// What every step of counting needs.
+struct Work<'w> {
+    plan: &'w ServiceGraphPlan,
+    now_ns: u64,
+    counters: &'w mut ShardCounters,
 }
 
 impl ServiceGraph {
     /// An empty processor.
-    pub fn new(plan: &ServiceGraphPlan) -> Self {
+    pub fn new(plan: &ServiceGraphPlan, histograms: &HistogramPlan) -> Self {
         Self {
             edges: EdgeStore::default(),
             halves: Halves::default(),
+            markers: Markers::default(),
             entities: HashMap::new(),
-            group: Group::new(shape(plan)),
+            group: Group::new(shape(plan, histograms)),
         }
     }
 
-    /// Go on with other settings; `group` must have been flushed. Edges keep what they know, slot by slot.
-    pub fn set_plan(&mut self, plan: &ServiceGraphPlan) {
+    /// Go on with other settings; `group` must have been flushed. Edges keep what they know of the dimensions that stay.
+    pub fn set_plan(
+        &mut self,
+        before: &ServiceGraphPlan,
+        plan: &ServiceGraphPlan,
+        histograms: &HistogramPlan,
+        now_ns: u64,
+    ) {
         self.entities.clear();
-        self.group = Group::new(shape(plan));
+        self.group = Group::new(shape(plan, histograms));
+        if before.slot_names == plan.slot_names {
+            return;
+        }
+        let former = std::mem::take(&mut self.halves);
+        let halves = &mut self.halves;
+        let mut moved = |number: u32| {
+            let half = half::moved(former.bytes(number), &before.slot_names, &plan.slot_names);
+            // There is room: no more halves than before.
+            halves.number(&half, now_ns).unwrap_or_default()
+        };
+        self.edges.for_each(|edge| {
+            edge.half = moved(edge.half);
+            edge.client_half = moved(edge.client_half);
+        });
     }
 
     /// Take one frame's spans in.
@@ -80,64 +103,160 @@ impl ServiceGraph {
         now_ns: u64,
         counters: &mut ShardCounters,
     ) {
+        let is_of_this_plan = frame.slot_names().is_empty() || frame.slot_names() == plan.slot_names;
         let numbers: Vec<Option<u32>> = frame
             .halves()
-            .map(|bytes| self.halves.number(bytes, now_ns))
+            .map(|bytes| {
+                if is_of_this_plan {
+                    return self.halves.number(bytes, now_ns);
+                }
+                let moved = half::moved(bytes, frame.slot_names(), &plan.slot_names);
+                self.halves.number(&moved, now_ns)
+            })
             .collect();
+        let mut work = Work {
+            plan,
+            now_ns,
+            counters,
+        };
         for row in frame.edges() {
+            if row.is_marker {
+                self.mark(&row, &mut work);
+                continue;
+            }
             match numbers.get(row.half as usize).copied().flatten() {
-                Some(half) => self.upsert(&row, half, plan, now_ns, counters),
-                None => counters.dropped_spans += 1,
+                Some(half) => self.upsert(&row, half, &mut work),
+                None => work.counters.dropped_spans += 1,
             }
         }
     }
 
-    #[inline]
-    fn upsert(
-        &mut self,
-        row: &EdgeRow,
-        half: u32,
-        plan: &ServiceGraphPlan,
-        now_ns: u64,
-        counters: &mut ShardCounters,
-    ) {
+    /// Remember that a filter kept a span out, and give up the edge that waits for it (processors §2.5).
+    fn mark(&mut self, row: &EdgeRow, work: &mut Work<'_>) {
+        let is_client = is_client(row);
         if let Some(edge) = self.edges.get_mut(&row.key) {
-            let Some(half) = self.halves.overlay(edge.half, half, now_ns) else {
-                counters.dropped_spans += 1;
+            let has_server = is_named(&self.halves, edge.half, half::SERVER);
+            if has_server == is_client && !edge.is_template {
+                self.edges.remove(&row.key);
+                work.counters.dropped_edges += 1;
+            }
+        }
+        let plan = work.plan;
+        if !self
+            .markers
+            .put(row.key, is_client, work.now_ns, plan.wait_ns, plan.max_items)
+        {
+            work.counters.marker_overflow += 1;
+        }
+    }
+
+    #[inline]
+    fn upsert(&mut self, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
+        let now_ns = work.now_ns;
+        if work.plan.counts_every_receiver && row.key.span_len > 0 && self.edges.get_mut(&row.key).is_some() {
+            self.upsert_receiver(row, half, work);
+            return;
+        }
+        if let Some(edge) = self.edges.get_mut(&row.key) {
+            let Some(overlay) = self.halves.overlay(edge.half, half, now_ns) else {
+                work.counters.dropped_spans += 1;
                 return;
             };
-            edge.half = half;
-            update(edge, row);
-            if self.halves.is_complete(half)
+            edge.half = overlay;
+            update(edge, row, half, work.plan);
+            if self.halves.is_complete(overlay)
                 && let Some(edge) = self.edges.remove(&row.key)
             {
-                self.emit(&edge, None, plan, now_ns, counters);
+                self.emit(&edge, None, work);
             }
             return;
         }
-        let mut edge = Edge {
-            key: row.key,
-            half,
-            opened_at_ns: now_ns,
-            trace: 0,
-            client_ns: 0,
-            server_ns: 0,
-            client_end_ns: 0,
-            server_start_ns: 0,
-            last_kind: row.kind,
-            is_failed: false,
-            is_messaging: false,
-            is_database: false,
-        };
-        update(&mut edge, row);
+        if self.markers.has(row.key, !is_client(row), now_ns) {
+            work.counters.dropped_edges += 1;
+            return;
+        }
+        let mut edge = Edge::new(row.key, half, now_ns);
+        update(&mut edge, row, half, work.plan);
         if self.halves.is_complete(half) {
-            counters.edges += 1;
-            self.emit(&edge, None, plan, now_ns, counters);
-        } else if self.edges.len() >= plan.max_items {
-            counters.dropped_spans += 1;
+            work.counters.edges += 1;
+            self.emit(&edge, None, work);
         } else {
-            counters.edges += 1;
+            self.insert(edge, work);
+        }
+    }
+
+    /// Let an edge wait, if there is room when those that have waited their time are gone (Q17).
+    fn insert(&mut self, edge: Edge, work: &mut Work<'_>) {
+        if self.edges.len() >= work.plan.max_items
+            && let Some(until_ns) = work.now_ns.checked_sub(work.plan.wait_ns)
+        {
+            self.expire_until(until_ns, work);
+        }
+        if self.edges.len() >= work.plan.max_items {
+            work.counters.dropped_spans += 1;
+        } else {
+            work.counters.edges += 1;
             self.edges.insert(edge);
+        }
+    }
+
+    /// A span whose key is known, where every server-side span makes an edge (Q13). Server-side spans that come before
+    /// their client wait one by one; the client's half stays for those that come after it.
+    fn upsert_receiver(&mut self, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
+        let mut waiting = Vec::new();
+        while let Some(edge) = self.edges.remove(&row.key) {
+            waiting.push(edge);
+        }
+        let is_client = is_client(row);
+        if !is_client && !waiting.iter().any(|edge| edge.has_client) {
+            for edge in waiting {
+                self.edges.insert(edge);
+            }
+            let mut edge = Edge::new(row.key, half, work.now_ns);
+            update(&mut edge, row, half, work.plan);
+            self.insert(edge, work);
+            return;
+        }
+        let mut template = None;
+        for mut edge in waiting {
+            if is_client && edge.is_template {
+                continue;
+            }
+            let (before, was_template) = (edge, edge.is_template);
+            let Some(overlay) = self.halves.overlay(edge.half, half, work.now_ns) else {
+                work.counters.dropped_spans += 1;
+                self.edges.insert(before);
+                continue;
+            };
+            edge.half = overlay;
+            update(&mut edge, row, half, work.plan);
+            if self.halves.is_complete(overlay) {
+                work.counters.edges += u64::from(was_template);
+                self.emit(&edge, None, work);
+                let opened_at_ns = if is_client {
+                    work.now_ns
+                } else {
+                    before.opened_at_ns
+                };
+                template = Some(Edge {
+                    opened_at_ns,
+                    ..edge.template()
+                });
+            } else {
+                self.edges.insert(if was_template { before } else { edge });
+            }
+        }
+        match template {
+            Some(template) => self.edges.insert(template),
+            None if is_client && self.edges.get_mut(&row.key).is_none() => {
+                let mut edge = Edge::new(row.key, half, work.now_ns);
+                update(&mut edge, row, half, work.plan);
+                self.edges.insert(Edge {
+                    is_template: true,
+                    ..edge
+                });
+            }
+            None => {}
         }
     }
 
@@ -149,31 +268,39 @@ impl ServiceGraph {
         now_ns: u64,
         counters: &mut ShardCounters,
     ) {
+        self.markers.forget_expired(now_ns);
+        self.expire_until(
+            until_ns,
+            &mut Work {
+                plan,
+                now_ns,
+                counters,
+            },
+        );
+    }
+
+    fn expire_until(&mut self, until_ns: u64, work: &mut Work<'_>) {
         while let Some(edge) = self.edges.pop_expired(until_ns) {
-            let bytes = self.halves.bytes(edge.half);
-            let is_named = |slot| half::slot(bytes, slot).is_some_and(|text| !text.is_empty());
-            let is_root = edge.key.span_len == 0;
+            if edge.is_template {
+                continue;
+            }
+            let is_named = |slot| is_named(&self.halves, edge.half, slot);
             let missing = match (is_named(half::CLIENT), is_named(half::PEER)) {
-                (false, _) if is_root => Some(Connection::VirtualClient),
+                (false, _) if edge.key.span_len == 0 => Some(Connection::VirtualClient),
+                (true, _) if edge.is_database && is_named(half::DATABASE) => Some(Connection::Database),
                 (true, true) => Some(Connection::VirtualServer),
                 _ => None,
             };
             if missing.is_some() {
-                self.emit(&edge, missing, plan, now_ns, counters);
-            } else if let Some(count) = counters.expired_edges.get_mut(usize::from(edge.last_kind)) {
+                self.emit(&edge, missing, work);
+            } else if let Some(count) = work.counters.expired_edges.get_mut(usize::from(edge.last_kind)) {
                 *count += 1;
             }
         }
     }
 
-    fn emit(
-        &mut self,
-        edge: &Edge,
-        missing: Option<Connection>,
-        plan: &ServiceGraphPlan,
-        now_ns: u64,
-        counters: &mut ShardCounters,
-    ) {
+    fn emit(&mut self, edge: &Edge, missing: Option<Connection>, work: &mut Work<'_>) {
+        let (plan, now_ns) = (work.plan, work.now_ns);
         let connection = missing.unwrap_or(if edge.is_database {
             Connection::Database
         } else if edge.is_messaging {
@@ -195,27 +322,41 @@ impl ServiceGraph {
         });
         self.group.touch(entity, now_ns);
         let Some(mut update) = self.group.update(entity) else {
-            counters.invalid_utf8_edges += 1;
+            work.counters.invalid_utf8_edges += 1;
             return;
         };
-        update.add(TOTAL, 1.0);
+        update.add(TOTAL, edge.weight);
         if edge.is_failed {
-            update.add(FAILED, 1.0);
+            update.add(FAILED, edge.weight);
         }
-        update.observe(SERVER_SECONDS, edge.server_ns, edge.trace, edge.is_failed);
-        update.observe(CLIENT_SECONDS, edge.client_ns, edge.trace, edge.is_failed);
+        let observed = |duration_ns| Observation {
+            duration_ns,
+            trace: edge.trace,
+            is_error: edge.is_failed,
+            weight: edge.weight,
+        };
+        if plan.has_virtual_latency || connection != Connection::VirtualServer {
+            update.observe(SERVER_SECONDS, &observed(edge.server_ns));
+        }
+        if plan.has_virtual_latency || connection != Connection::VirtualClient {
+            update.observe(CLIENT_SECONDS, &observed(edge.client_ns));
+        }
         if plan.messaging && connection == Connection::Messaging && edge.client_end_ns < edge.server_start_ns
         {
-            let between = edge.server_start_ns - edge.client_end_ns;
-            update.observe(MESSAGING_SECONDS, between, edge.trace, edge.is_failed);
+            update.observe(
+                MESSAGING_SECONDS,
+                &observed(edge.server_start_ns - edge.client_end_ns),
+            );
         }
     }
 
     /// Forget halves not used since `before_ns`, which must lie further back than an edge may wait.
     pub fn retire(&mut self, before_ns: u64) {
         self.group.retire(before_ns);
-        self.halves
-            .retire(before_ns, self.edges.iter().map(|edge| edge.half));
+        self.halves.retire(
+            before_ns,
+            self.edges.iter().flat_map(|edge| [edge.half, edge.client_half]),
+        );
         // Cheaper to find these again than to tell which of them lost its half or its entity.
         self.entities.clear();
     }
@@ -228,70 +369,55 @@ impl ServiceGraph {
     /// Bytes held, for the state gauge.
     pub fn state_bytes(&self) -> usize {
         let entities = self.entities.capacity() * (size_of::<(u32, Connection, u32)>() + 1);
-        entities + self.halves.state_bytes() + self.edges.state_bytes() + self.group.state_bytes()
+        entities
+            + self.halves.state_bytes()
+            + self.edges.state_bytes()
+            + self.markers.state_bytes()
+            + self.group.state_bytes()
     }
 }
 
-fn update(edge: &mut Edge, row: &EdgeRow) {
-    let kind = i32::from(row.kind);
-    let is_client = matches!(kind, CLIENT | PRODUCER);
+/// The processor of a plan, empty; `None`: it is off.
+pub fn of_plan(plan: &Plan) -> Option<ServiceGraph> {
+    plan.service_graphs
+        .as_ref()
+        .map(|processor| ServiceGraph::new(processor, &plan.histograms))
+}
+
+fn is_client(row: &EdgeRow) -> bool {
+    matches!(i32::from(row.kind), CLIENT | PRODUCER)
+}
+
+fn is_named(halves: &Halves, number: u32, slot: usize) -> bool {
+    half::slot(halves.bytes(number), slot).is_some_and(|text| !text.is_empty())
+}
+
+fn update(edge: &mut Edge, row: &EdgeRow, half: u32, plan: &ServiceGraphPlan) {
+    let is_messaging = matches!(i32::from(row.kind), PRODUCER | CONSUMER);
+    let is_client = is_client(row);
     edge.last_kind = row.kind;
     edge.is_failed |= row.is_error;
-    edge.is_messaging |= matches!(kind, PRODUCER | CONSUMER);
+    edge.is_messaging |= is_messaging;
     edge.is_database |= row.is_database;
+    edge.weight = edge.weight.max(row.weight);
     if is_client || row.key.span_len == 0 {
         edge.trace = row.key.trace;
     }
     if is_client {
+        edge.has_client = true;
+        edge.client_half = half;
+        edge.is_client_failed = row.is_error;
+        edge.is_client_messaging = is_messaging;
+        edge.client_weight = row.weight;
         edge.client_ns = row.duration_ns;
         edge.client_end_ns = row.at_ns;
+        // The database's own span knows better how long the database took (Q12).
+        if row.is_database && !(plan.pairs_databases && edge.has_server) {
+            edge.server_ns = row.duration_ns;
+        }
     } else {
+        edge.has_server = true;
         edge.server_start_ns = row.at_ns;
-    }
-    if !is_client || row.is_database {
         edge.server_ns = row.duration_ns;
     }
-}
-
-fn edge_labels(half: &[u8], connection: Connection, plan: &ServiceGraphPlan) -> Vec<u8> {
-    let text = |slot| half::slot(half, slot).unwrap_or_default();
-    let peer = text(half::PEER);
-    let client = match (connection, peer) {
-        (Connection::VirtualClient, b"") => b"user",
-        (Connection::VirtualClient, peer) => peer,
-        _ => text(half::CLIENT),
-    };
-    let server = match connection {
-        Connection::VirtualServer => peer,
-        _ => text(half::SERVER),
-    };
-    let connection_type: &[u8] = match connection {
-        Connection::Direct => b"",
-        Connection::Messaging => b"messaging_system",
-        Connection::Database => b"database",
-        Connection::VirtualClient | Connection::VirtualServer => b"virtual_node",
-    };
-    let [client_label, server_label, type_label] = &plan.side_labels;
-    let mut pairs: Vec<(&[u8], &[u8])> = vec![
-        (client_label, client),
-        (server_label, server),
-        (type_label, connection_type),
-    ];
-    for (slot, label) in plan.dimension_labels.iter().enumerate() {
-        pairs.push((label, text(half::DIMENSIONS + slot)));
-    }
-    if let Some(label) = &plan.virtual_node_label {
-        let missing: &[u8] = match connection {
-            Connection::VirtualClient => b"client",
-            Connection::VirtualServer => b"server",
-            _ if plan.prefixed => b"",
-            _ => text(half::DIMENSIONS + plan.dimension_labels.len()),
-        };
-        pairs.push((label, missing));
-    }
-    // The texts of halves were cut on their way in; this cuts those that are made here.
-    for (_, text) in &mut pairs {
-        *text = truncate(text, plan.max_value_len);
-    }
-    label_set(pairs)
 }

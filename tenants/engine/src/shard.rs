@@ -1,13 +1,15 @@
-//! One hash range of one tenant: both processors, and the record of what they counted.
+//! One hash range of one tenant: all processors, and the record of what they counted.
 
 use std::sync::Arc;
 
+use crate::bounds::Bounds;
 use crate::error::FrameError;
 use crate::frame::Frame;
-use crate::group::{Group, NO_ENTITY, Shape};
-use crate::plan::{Plan, SpanMetricsPlan};
+use crate::group::{Group, HistogramShape, NO_ENTITY, Observation, Shape};
+use crate::plan::{HistogramPlan, Plan};
 use crate::record::{GroupWriter, ShardCounters};
-use crate::service_graph::ServiceGraph;
+use crate::service_graph::{self, ServiceGraph};
+use crate::span_metrics_plan::SpanMetricsPlan;
 
 /// Counter of spans.
 pub const CALLS: usize = 0;
@@ -15,9 +17,12 @@ pub const CALLS: usize = 0;
 pub const SIZE: usize = 1;
 /// Histogram of span durations.
 pub const LATENCY: usize = 0;
+/// Counter of an info metric: how often it was told; its gauge is 1.
+pub const TOLD: usize = 0;
 
-/// The groups of a record, in this order: span metrics, service graphs.
-pub const GROUPS: usize = 2;
+/// The groups of a record, in this order: span metrics, service graphs, target info, host info. Within one record the
+/// first claims room under the tenant's limits first.
+pub const GROUPS: usize = 4;
 
 /// Entities idle for this long leave the shard; their series live on in the registry.
 const IDLE_NS: u64 = 300_000_000_000;
@@ -30,6 +35,8 @@ pub struct Shard {
     plan: Arc<Plan>,
     span_metrics: Option<Group>,
     service_graph: Option<ServiceGraph>,
+    target_info: Option<Group>,
+    host_info: Option<Group>,
     counters: ShardCounters,
     swept_at_ns: u64,
 }
@@ -37,7 +44,7 @@ pub struct Shard {
 /// How big a shard is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardStats {
-    /// Label sets of both processors.
+    /// Label sets of all processors.
     pub entities: usize,
     /// Half edges that wait.
     pub open_edges: usize,
@@ -45,18 +52,46 @@ pub struct ShardStats {
     pub state_bytes: usize,
 }
 
+/// The shape of a histogram with these classic bounds.
+pub fn histogram_shape(bounds: &Arc<Bounds>, histograms: &HistogramPlan) -> HistogramShape {
+    HistogramShape {
+        bounds: if histograms.has_classic() {
+            Arc::clone(bounds)
+        } else {
+            Arc::default()
+        },
+        native: histograms.has_native().then(|| Arc::clone(&histograms.finder)),
+        has_classic: histograms.has_classic(),
+    }
+}
+
 /// The shape of span-metrics entities.
-pub fn span_metrics_shape(plan: &SpanMetricsPlan) -> Shape {
+pub fn span_metrics_shape(plan: &SpanMetricsPlan, histograms: &HistogramPlan) -> Shape {
     Shape {
         counters: 2,
-        histograms: vec![Arc::new(plan.bounds.clone())],
+        histograms: vec![histogram_shape(&Arc::new(plan.bounds.clone()), histograms)],
+    }
+}
+
+/// The shape of info metrics.
+pub fn info_shape() -> Shape {
+    Shape {
+        counters: 1,
+        histograms: Vec::new(),
     }
 }
 
 fn span_metrics_group(plan: &Plan) -> Option<Group> {
-    plan.span_metrics
-        .as_ref()
-        .map(|plan| Group::new(span_metrics_shape(plan)))
+    let processor = plan.span_metrics.as_ref()?;
+    Some(Group::new(span_metrics_shape(processor, &plan.histograms)))
+}
+
+fn target_info_group(plan: &Plan) -> Option<Group> {
+    plan.target_info().map(|_| Group::new(info_shape()))
+}
+
+fn host_info_group(plan: &Plan) -> Option<Group> {
+    plan.host_info.as_ref().map(|_| Group::new(info_shape()))
 }
 
 impl Shard {
@@ -64,7 +99,9 @@ impl Shard {
     pub fn new(plan: Arc<Plan>) -> Self {
         Self {
             span_metrics: span_metrics_group(&plan),
-            service_graph: plan.service_graphs.as_ref().map(ServiceGraph::new),
+            service_graph: service_graph::of_plan(&plan),
+            target_info: target_info_group(&plan),
+            host_info: host_info_group(&plan),
             plan,
             counters: ShardCounters::default(),
             swept_at_ns: 0,
@@ -75,13 +112,18 @@ impl Shard {
     pub fn set_plan(&mut self, plan: Arc<Plan>, now_ns: u64) -> Vec<u8> {
         let record = self.flush(now_ns, false);
         self.span_metrics = span_metrics_group(&plan);
-        self.service_graph = match (self.service_graph.take(), &plan.service_graphs) {
-            (Some(mut processor), Some(settings)) => {
-                processor.set_plan(settings);
+        self.target_info = target_info_group(&plan);
+        self.host_info = host_info_group(&plan);
+        self.service_graph = match (
+            self.service_graph.take(),
+            &self.plan.service_graphs,
+            &plan.service_graphs,
+        ) {
+            (Some(mut processor), Some(before), Some(settings)) => {
+                processor.set_plan(before, settings, &plan.histograms, now_ns);
                 Some(processor)
             }
-            (None, Some(settings)) => Some(ServiceGraph::new(settings)),
-            (_, None) => None,
+            _ => service_graph::of_plan(&plan),
         };
         self.plan = plan;
         record
@@ -95,15 +137,25 @@ impl Shard {
             for row in frame.spans() {
                 let entity = entities.get(row.set as usize).copied().unwrap_or(NO_ENTITY);
                 if let Some(mut update) = group.update(entity) {
-                    update.add(CALLS, 1.0);
+                    update.add(CALLS, row.weight);
                     update.add(SIZE, f64::from(row.size));
-                    update.observe(LATENCY, row.duration_ns, row.trace, row.is_error);
+                    update.observe(
+                        LATENCY,
+                        &Observation {
+                            duration_ns: row.duration_ns,
+                            trace: row.trace,
+                            is_error: row.is_error,
+                            weight: row.weight,
+                        },
+                    );
                 }
             }
         }
         if let (Some(processor), Some(plan)) = (&mut self.service_graph, &self.plan.service_graphs) {
             processor.apply(&frame, plan, now_ns, &mut self.counters);
         }
+        tell(&mut self.target_info, frame.target_infos(), now_ns);
+        tell(&mut self.host_info, frame.host_infos(), now_ns);
         Ok(())
     }
 
@@ -123,10 +175,9 @@ impl Shard {
         }
         // Before anything is written: what leaves now is not in this record, which may have to be read again.
         self.sweep(now_ns);
-        let graph = self.service_graph.as_mut().map(|processor| &mut processor.group);
-        let groups = [self.span_metrics.as_mut(), graph];
-        let is_quiet = groups.iter().flatten().all(|group| group.is_quiet());
         let counters = std::mem::take(&mut self.counters);
+        let groups = self.groups_mut();
+        let is_quiet = groups.iter().flatten().all(|group| group.is_quiet());
         if is_quiet && counters.is_zero() {
             return Vec::new();
         }
@@ -140,6 +191,26 @@ impl Shard {
         out.finish()
     }
 
+    fn groups_mut(&mut self) -> [Option<&mut Group>; GROUPS] {
+        [
+            self.span_metrics.as_mut(),
+            self.service_graph.as_mut().map(|processor| &mut processor.group),
+            self.target_info.as_mut(),
+            self.host_info.as_mut(),
+        ]
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        let graph = self.service_graph.as_ref().map(|processor| &processor.group);
+        let groups = [
+            self.span_metrics.as_ref(),
+            graph,
+            self.target_info.as_ref(),
+            self.host_info.as_ref(),
+        ];
+        groups.into_iter().flatten()
+    }
+
     /// Forget what was idle for long and has nothing to flush.
     fn sweep(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.swept_at_ns) < SWEEP_NS {
@@ -148,7 +219,8 @@ impl Shard {
         self.swept_at_ns = now_ns;
         let wait_ns = self.plan.service_graphs.as_ref().map_or(0, |plan| plan.wait_ns);
         let before_ns = now_ns.saturating_sub(IDLE_NS.max(2 * wait_ns));
-        if let Some(group) = &mut self.span_metrics {
+        let groups = [&mut self.span_metrics, &mut self.target_info, &mut self.host_info];
+        for group in groups.into_iter().flatten() {
             group.retire(before_ns);
         }
         if let Some(processor) = &mut self.service_graph {
@@ -158,9 +230,8 @@ impl Shard {
 
     /// The record that defines every entity and counts nothing: for a collector that has lost what it knew.
     pub fn redefine(&mut self) -> Vec<u8> {
-        let graph = self.service_graph.as_mut().map(|processor| &mut processor.group);
         let mut out = GroupWriter::new(&ShardCounters::default(), GROUPS);
-        for group in [self.span_metrics.as_mut(), graph] {
+        for group in self.groups_mut() {
             match group {
                 Some(group) => group.redefine(&mut out),
                 None => out.absent(),
@@ -171,11 +242,23 @@ impl Shard {
 
     /// How big the shard is.
     pub fn stats(&self) -> ShardStats {
-        let (spans, graph) = (self.span_metrics.as_ref(), self.service_graph.as_ref());
+        let graph = self.service_graph.as_ref();
+        let in_graph = graph.map_or(0, |graph| graph.state_bytes() - graph.group.state_bytes());
         ShardStats {
-            entities: spans.map_or(0, Group::len) + graph.map_or(0, |graph| graph.group.len()),
+            entities: self.groups().map(Group::len).sum(),
             open_edges: graph.map_or(0, ServiceGraph::open_edges),
-            state_bytes: spans.map_or(0, Group::state_bytes) + graph.map_or(0, ServiceGraph::state_bytes),
+            state_bytes: self.groups().map(Group::state_bytes).sum::<usize>() + in_graph,
+        }
+    }
+}
+
+fn tell<'a>(group: &mut Option<Group>, sets: impl Iterator<Item = &'a [u8]>, now_ns: u64) {
+    if let Some(group) = group {
+        for set in sets {
+            let entity = group.entity(set, now_ns);
+            if let Some(mut update) = group.update(entity) {
+                update.add(TOLD, 1.0);
+            }
         }
     }
 }

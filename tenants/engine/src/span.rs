@@ -62,6 +62,8 @@ pub struct Span<'a> {
     pub span_id: &'a [u8],
     /// Raw parent span id, of any length; empty for a root.
     pub parent_span_id: &'a [u8],
+    /// W3C tracestate, unparsed.
+    pub trace_state: &'a [u8],
     /// Span name; not yet known to be UTF-8.
     pub name: &'a [u8],
     /// `SpanKind` as a number.
@@ -88,7 +90,6 @@ impl<'a> Span<'a> {
     ) -> WireResult<Self> {
         let mut cursor = parent.nested(message, "resource_spans.scope_spans.spans");
         let mut span = Self::default();
-        let mut trace_state: &[u8] = &[];
         let mut repeated_len = 0;
         let mut dropped = [0u64; 3];
         let mut flags = 0;
@@ -98,7 +99,7 @@ impl<'a> Span<'a> {
                 0 => break,
                 TRACE_ID => span.trace_id = cursor.bytes()?,
                 SPAN_ID => span.span_id = cursor.bytes()?,
-                TRACE_STATE => trace_state = cursor.bytes()?,
+                TRACE_STATE => span.trace_state = cursor.bytes()?,
                 PARENT_SPAN_ID => span.parent_span_id = cursor.bytes()?,
                 NAME => span.name = cursor.bytes()?,
                 KIND => span.kind = cursor.varint()? as i32,
@@ -136,7 +137,7 @@ impl<'a> Span<'a> {
         let strings = [
             span.trace_id,
             span.span_id,
-            trace_state,
+            span.trace_state,
             span.parent_span_id,
             span.name,
         ];

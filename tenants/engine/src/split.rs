@@ -1,20 +1,36 @@
 //! The gateway's half of the engine: walk one export request and project it onto the shards of its tenant.
 
-use crate::any_value::{AnyValue, Attribute};
+use crate::any_value::AnyValue;
+use crate::edge_half::put_half;
 use crate::error::WireFault;
 use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
-use crate::half::{self, HalfBuilder};
+use crate::half::HalfBuilder;
 use crate::hash::{shard_of, trace_hash};
-use crate::labels::{Labels, truncate};
-use crate::plan::{LabelSource, Plan, SERVICE_NAME, ServiceGraphPlan, SpanLabel, SpanMetricsPlan};
+use crate::info_plan::Info;
+use crate::labels::Labels;
+use crate::multiplier::{MultiplierPlan, attribute_multiplier, tracestate_multiplier};
+use crate::plan::Plan;
+use crate::resource::{Resource, ResourceMultiplier, multiplier_keys};
+use crate::resource_cache::ResourceCache;
+use crate::service_graph_plan::ServiceGraphPlan;
 use crate::span::{CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, TRACE_ID_LEN};
-use crate::wire::{Cursor, WireResult, bytes_tag, put_varint};
+use crate::span_labels::{Sight, put_labels};
+use crate::span_metrics_plan::SpanMetricsPlan;
+use crate::watch::SERVICE_NAME;
+use crate::wire::{Cursor, WireResult, bytes_tag};
 
 const RESOURCE_SPANS: u32 = bytes_tag(1);
 const RESOURCE: u32 = bytes_tag(1);
 const SCOPE_SPANS: u32 = bytes_tag(2);
-const RESOURCE_ATTRIBUTE: u32 = bytes_tag(1);
 const SPAN: u32 = bytes_tag(2);
+
+/// Longest label set in bytes. A longer one is no series that a receiver would take.
+const MAX_LABEL_SET: usize = 1 << 18;
+
+/// Position of span metrics in what is kept for each of the two processors.
+const SPAN_METRICS: usize = 0;
+/// Position of service graphs.
+const SERVICE_GRAPHS: usize = 1;
 
 /// What one request became.
 #[derive(Debug, Default)]
@@ -27,10 +43,29 @@ pub struct Split {
     pub invalid_trace_ids: u64,
     /// Spans refused to the client.
     pub invalid_span_ids: u64,
+    /// What was received and is not generated.
+    pub discarded: Discarded,
+    /// Spans whose sampling ratio cannot be used (Q11).
+    pub ignored_multipliers: u64,
+    /// Processors that were passed over at the caller's wish (processors §5.2).
+    pub skipped_processors: u64,
+}
+
+/// Spans, or resources of host info, that are not generated (processors §5.5).
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Discarded {
     /// Spans that end too far from now.
     pub outside_slack: u64,
-    /// Spans whose span-metrics labels are not UTF-8.
-    pub invalid_utf8: u64,
+    /// Spans that the filter of span metrics keeps out.
+    pub span_metrics_filtered: u64,
+    /// Spans whose span-metrics labels, or whose target info, are not UTF-8.
+    pub span_metrics_invalid_utf8: u64,
+    /// Spans whose label set, or whose target info, is beyond the bounds.
+    pub span_metrics_too_large: u64,
+    /// Spans with an edge's kind that the filter of service graphs keeps out.
+    pub service_graphs_filtered: u64,
+    /// Resources whose host is not UTF-8.
+    pub host_info_invalid_utf8: u64,
 }
 
 /// How to read a request.
@@ -42,6 +77,8 @@ pub struct SplitOptions {
     pub now_ns: u64,
     /// Set spans aside whose ids are not OTLP's.
     pub strict_ids: bool,
+    /// Count what is received and generate nothing.
+    pub skip_generation: bool,
 }
 
 /// Walk `body` and build a frame for every shard it concerns.
@@ -49,28 +86,32 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
     let mut splitter = Splitter {
         plan,
         options,
+        multiplier_keys: multiplier_keys(plan),
         builders: (0..options.shard_count).map(|_| None).collect(),
+        resources: plan.resources.take(),
+        current: 0,
         resource: vec![None; plan.watch.len()],
+        touched_resource: Vec::new(),
         attributes: vec![None; plan.watch.len()],
         touched: Vec::new(),
+        multipliers: [ResourceMultiplier::default(); 2],
         label_set: Vec::new(),
-        service_label: Vec::new(),
         half: HalfBuilder::default(),
         split: Split::default(),
     };
-    let mut cursor = Cursor::new(body, "resource_spans");
-    loop {
-        match cursor.tag()? {
-            0 => break,
-            RESOURCE_SPANS => {
-                let bytes = cursor.bytes()?;
-                splitter.resource_spans(bytes, &cursor)?;
-            }
-            tag => cursor.unexpected(tag, &[1])?,
-        }
+    let walked = splitter.walk(body);
+    let Splitter {
+        mut split,
+        builders,
+        resources,
+        ..
+    } = splitter;
+    plan.resources.put(resources);
+    walked?;
+    if options.skip_generation {
+        split.skipped_processors = plan.active_processors();
     }
-    let mut split = splitter.split;
-    for (shard, builder) in splitter.builders.iter().enumerate() {
+    for (shard, builder) in builders.iter().enumerate() {
         if let Some(builder) = builder {
             split.frames.push((shard, builder.finish()));
         }
@@ -81,38 +122,63 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
 struct Splitter<'a, 'p> {
     plan: &'p Plan,
     options: SplitOptions,
+    multiplier_keys: [Option<usize>; 2],
     builders: Vec<Option<Box<FrameBuilder>>>,
+    resources: ResourceCache,
+    /// Number of the resource being walked.
+    current: u32,
     /// Watched attributes of the resource being walked; the first occurrence of a key wins.
     resource: Vec<Option<AnyValue<'a>>>,
+    /// Which entries of `resource` are set: clearing these is cheaper than clearing all.
+    touched_resource: Vec<usize>,
     /// Watched attributes of the span being walked.
     attributes: Vec<Option<AnyValue<'a>>>,
-    /// Which entries of `attributes` are set: clearing these is cheaper than clearing all.
+    /// As `touched_resource`, of `attributes`.
     touched: Vec<usize>,
+    /// What the span being walked says of its sampling.
+    multipliers: [ResourceMultiplier; 2],
     label_set: Vec<u8>,
-    /// The label `service` of the resource being walked, or nothing.
-    service_label: Vec<u8>,
     half: HalfBuilder,
     split: Split,
 }
 
 impl<'a> Splitter<'a, '_> {
+    fn walk(&mut self, body: &'a [u8]) -> WireResult<()> {
+        let mut cursor = Cursor::new(body, "resource_spans");
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                RESOURCE_SPANS => {
+                    let bytes = cursor.bytes()?;
+                    self.resource_spans(bytes, &cursor)?;
+                }
+                tag => cursor.unexpected(tag, &[1])?,
+            }
+        }
+    }
+
     fn resource_spans(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
         // The resource may stand after the spans it describes, so it is looked for first.
-        self.resource.fill(None);
         let start = parent.nested(message, "resource_spans");
         let mut cursor = start.clone();
+        let mut first: Option<&'a [u8]> = None;
+        let mut more: Vec<&'a [u8]> = Vec::new();
         loop {
             match cursor.tag()? {
                 0 => break,
                 RESOURCE => {
                     let bytes = cursor.bytes()?;
-                    self.resource(bytes, &cursor)?;
+                    match first {
+                        None => first = Some(bytes),
+                        Some(_) => more.push(bytes),
+                    }
                 }
                 tag @ SCOPE_SPANS => cursor.skip(tag)?,
                 tag => cursor.unexpected(tag, &[1, 2])?,
             }
         }
-        self.encode_service_label();
+        self.enter_resource(first.unwrap_or_default(), &more, &start)?;
+        self.host_info();
         let mut cursor = start;
         loop {
             match cursor.tag()? {
@@ -126,37 +192,59 @@ impl<'a> Splitter<'a, '_> {
         }
     }
 
-    fn encode_service_label(&mut self) {
-        self.service_label.clear();
-        let labels = self.plan.span_metrics.iter().flat_map(|plan| &plan.labels);
-        for label in labels.filter(|label| label.source == LabelSource::Service) {
-            if let Some(value) = self.resource.get(SERVICE_NAME).copied().flatten() {
-                let text = value.text();
-                put_text(
-                    &mut self.service_label,
-                    label,
-                    truncate(&text, self.plan.max_value_len),
-                );
+    /// Make a resource the current one. `more` holds what follows where a sender divides the message: its parts are read
+    /// as if they were one.
+    fn enter_resource(&mut self, first: &'a [u8], more: &[&'a [u8]], parent: &Cursor<'a>) -> WireResult<()> {
+        for number in self.touched_resource.drain(..) {
+            if let Some(slot) = self.resource.get_mut(number) {
+                *slot = None;
             }
         }
+        self.read_part(first, parent)?;
+        if !more.is_empty() {
+            let mut joined = first.to_vec();
+            for part in more {
+                self.read_part(part, parent)?;
+                joined.extend_from_slice(part);
+            }
+            let whole = Cursor::new(&joined, "resource_spans.resource");
+            self.current = self.resources.number(&joined, &whole, self.plan)?;
+        }
+        Ok(())
     }
 
-    fn resource(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
-        let mut cursor = parent.nested(message, "resource_spans.resource");
-        loop {
-            match cursor.tag()? {
-                0 => return Ok(()),
-                RESOURCE_ATTRIBUTE => {
-                    let bytes = cursor.bytes()?;
-                    let attribute = Attribute::read(bytes, &cursor)?;
-                    if let Some(number) = self.plan.watch.find(attribute.key)
-                        && let Some(slot) = self.resource.get_mut(number)
-                    {
-                        slot.get_or_insert(attribute.value);
-                    }
-                }
-                tag => cursor.unexpected(tag, &[1])?,
+    fn read_part(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
+        self.current = self.resources.number(message, parent, self.plan)?;
+        let values = self.resources.get(self.current).into_iter();
+        for (number, value) in values.flat_map(|resource| resource.values(message)) {
+            if let Some(slot @ None) = self.resource.get_mut(number) {
+                *slot = Some(value);
+                self.touched_resource.push(number);
             }
+        }
+        Ok(())
+    }
+
+    /// Tell of the host, also where every span of the resource is set aside (processors §3).
+    fn host_info(&mut self) {
+        if self.options.skip_generation {
+            return;
+        }
+        let (now_ns, every_ns) = (self.options.now_ns, self.plan.tell_every_ns);
+        let Some(resource) = self.resources.get_mut(self.current) else {
+            return;
+        };
+        match &resource.host_info {
+            Info::Set(set) => {
+                if resource.told_host_info.is_due(now_ns, every_ns) {
+                    let shard = shard_of(resource.info_hash, self.options.shard_count);
+                    builder(&mut self.builders, shard)
+                        .host_infos
+                        .number(set, |_| true);
+                }
+            }
+            Info::Invalid => self.split.discarded.host_info_invalid_utf8 += 1,
+            Info::Absent | Info::TooLarge => {}
         }
     }
 
@@ -181,20 +269,31 @@ impl<'a> Splitter<'a, '_> {
                 *slot = None;
             }
         }
+        self.multipliers = Default::default();
         let (watch, attributes, touched) = (&self.plan.watch, &mut self.attributes, &mut self.touched);
+        let (keys, multipliers) = (self.multiplier_keys, &mut self.multipliers);
+        let has_keys = keys != [None, None];
         let span = Span::read(message, parent, |attribute| {
-            if let Some(number) = watch.find(attribute.key)
-                && let Some(slot @ None) = attributes.get_mut(number)
-            {
-                *slot = Some(attribute.value);
-                touched.push(number);
+            if let Some(number) = watch.find(attribute.key) {
+                if let Some(slot @ None) = attributes.get_mut(number) {
+                    *slot = Some(attribute.value);
+                    touched.push(number);
+                }
+                if has_keys {
+                    for (found, key) in multipliers.iter_mut().zip(keys) {
+                        if key == Some(number) {
+                            found.is_present = true;
+                            found.weight = found.weight.or_else(|| attribute_multiplier(attribute.value));
+                        }
+                    }
+                }
             }
         })?;
         self.split.received_spans += 1;
         if !self.options.strict_ids && !span.has_short_ids() {
             return Err(parent.fault_in(WireFault::IdTooLong, "resource_spans.scope_spans.spans"));
         }
-        if self.is_admitted(&span) {
+        if self.is_admitted(&span) && !self.options.skip_generation {
             self.project(&span);
         }
         Ok(())
@@ -213,7 +312,7 @@ impl<'a> Splitter<'a, '_> {
             }
         }
         let is_near = self.options.now_ns.abs_diff(span.end_ns) <= self.plan.slack_ns;
-        self.split.outside_slack += u64::from(!is_near);
+        self.split.discarded.outside_slack += u64::from(!is_near);
         is_near
     }
 
@@ -221,163 +320,171 @@ impl<'a> Splitter<'a, '_> {
     fn project(&mut self, span: &Span<'a>) {
         let plan = self.plan;
         let shard = shard_of(trace_hash(span.trace_id), self.options.shard_count);
+        let mut is_ignored = false;
         if let Some(processor) = &plan.span_metrics {
-            self.project_span_metrics(span, processor, shard);
+            is_ignored |= self.project_span_metrics(span, processor, shard);
         }
         if let Some(processor) = &plan.service_graphs {
-            self.project_service_graph(span, processor, shard);
+            is_ignored |= self.project_service_graph(span, processor, shard);
         }
+        self.split.ignored_multipliers += u64::from(is_ignored);
     }
 
+    /// What a span counts for, and whether it has a sampling ratio that cannot be used (processors §0.7).
     #[inline]
-    fn project_span_metrics(&mut self, span: &Span<'a>, processor: &SpanMetricsPlan, shard: usize) {
-        let mut set = std::mem::take(&mut self.label_set);
-        set.clear();
-        for label in &processor.labels {
-            self.put_span_label(&mut set, label, span);
+    fn weight(
+        &self,
+        span: &Span<'_>,
+        plan: &MultiplierPlan,
+        resource: &Resource,
+        processor: usize,
+    ) -> (f64, bool) {
+        if !plan.is_active() {
+            return (1.0, false);
         }
-        let builder = builder(&mut self.builders, shard);
-        match builder.sets.number(&set, |set| Labels(set).is_valid()) {
-            Some(number) => builder.push_span(&SpanRow {
-                set: number,
-                size: span.encoded_len as u32,
-                duration_ns: span.duration_ns(),
-                trace: trace_number(span.trace_id),
-                is_error: span.is_error(),
-            }),
-            None => self.split.invalid_utf8 += 1,
-        }
-        self.label_set = set;
-    }
-
-    #[inline]
-    fn put_span_label(&self, set: &mut Vec<u8>, label: &SpanLabel, span: &Span<'a>) {
-        let limit = self.plan.max_value_len;
-        let put = |set: &mut Vec<u8>, text: &[u8]| put_text(set, label, truncate(text, limit));
-        let put_known = |set: &mut Vec<u8>, number: i32| {
-            let known = usize::try_from(number).ok().and_then(|n| label.encoded.get(n));
-            match known {
-                Some(known) => set.extend_from_slice(known),
-                // An unknown number is written in decimal (processors §1.3).
-                None => put(set, number.to_string().as_bytes()),
-            }
-        };
-        match label.source {
-            LabelSource::SpanName => put(set, span.name),
-            LabelSource::StatusMessage => put(set, span.status_message),
-            LabelSource::SpanKind => put_known(set, span.kind),
-            LabelSource::StatusCode => put_known(set, span.status_code),
-            LabelSource::Service => set.extend_from_slice(&self.service_label),
-            LabelSource::Attribute(number) => {
-                if let Some(value) = self.find(number) {
-                    put(set, &value.text());
-                }
+        if plan.tracestate && !span.trace_state.is_empty() {
+            let weight = tracestate_multiplier(span.trace_state);
+            if weight > 0.0 {
+                return (weight, false);
             }
         }
-    }
-
-    /// A watched attribute: of the resource if it has it, else of the span (processors §0.3).
-    #[inline]
-    fn find(&self, number: usize) -> Option<AnyValue<'a>> {
-        let resource = self.resource.get(number).copied().flatten();
-        resource.or_else(|| self.find_in_span(number))
-    }
-
-    #[inline]
-    fn find_in_span(&self, number: usize) -> Option<AnyValue<'a>> {
-        self.attributes.get(number).copied().flatten()
+        let own = self.multipliers.get(processor).copied().unwrap_or_default();
+        let resource = resource.multipliers.get(processor).copied().unwrap_or_default();
+        match own.weight.or(resource.weight) {
+            Some(weight) => (weight, false),
+            None => (1.0, own.is_present || resource.is_present),
+        }
     }
 
     #[inline]
-    fn project_service_graph(&mut self, span: &Span<'a>, processor: &ServiceGraphPlan, shard: usize) {
-        let is_client = matches!(span.kind, CLIENT | PRODUCER);
-        if !is_client && !matches!(span.kind, SERVER | CONSUMER) {
-            return;
-        }
-        let Some(service) = self.resource.get(SERVICE_NAME).copied().flatten() else {
-            return;
+    fn project_span_metrics(&mut self, span: &Span<'a>, processor: &SpanMetricsPlan, shard: usize) -> bool {
+        let sight = Sight {
+            span,
+            resource: &self.resource,
+            attributes: &self.attributes,
         };
-        let mut half = std::mem::take(&mut self.half);
-        half.clear();
-        let limit = self.plan.max_value_len;
-        half.put(
-            if is_client { half::CLIENT } else { half::SERVER },
-            truncate(&service.text(), limit),
-        );
-        let is_database = is_client && self.put_database(&mut half, processor);
-        let peer = processor
-            .peers
-            .iter()
-            .find_map(|number| self.find_in_span(*number));
-        if let Some(peer) = peer {
-            half.put(half::PEER, truncate(&peer.text(), limit));
+        if let Some(filter) = &processor.filter
+            && !filter.accepts(span, sight.resource, sight.attributes)
+        {
+            self.split.discarded.span_metrics_filtered += 1;
+            return false;
         }
-        let first_slot = if processor.prefixed && !is_client {
-            processor.dimensions.len()
-        } else {
-            0
-        };
-        for (slot, number) in processor.dimensions.iter().enumerate() {
-            if let Some(value) = self.find(*number) {
-                half.put(
-                    half::DIMENSIONS + first_slot + slot,
-                    truncate(&value.text(), limit),
-                );
-            }
-        }
-        let parent_or_self = if is_client {
-            span.span_id
-        } else {
-            span.parent_span_id
-        };
-        let builder = builder(&mut self.builders, shard);
-        if let Some(number) = builder.halves.number(half.bytes(), |_| true) {
-            builder.push_edge(&EdgeRow {
-                half: number,
-                key: EdgeKey::new(span.trace_id, parent_or_self),
-                kind: span.kind as u8,
-                is_error: span.is_error(),
-                is_database,
-                duration_ns: span.duration_ns(),
-                at_ns: if is_client { span.end_ns } else { span.start_ns },
-            });
-        }
-        self.half = half;
-    }
-
-    /// Name the database a client span calls (processors §2.6); `false` if it calls none.
-    fn put_database(&self, half: &mut HalfBuilder, processor: &ServiceGraphPlan) -> bool {
-        let Some(fallback) = processor.databases.iter().find_map(|number| self.find(*number)) else {
+        let Some(resource) = self.resources.get(self.current) else {
             return false;
         };
-        let limit = self.plan.max_value_len;
-        let [peer_service, server_address, network_address, network_port] = processor.database_servers;
-        if let Some(named) = self.find(peer_service).or_else(|| self.find(server_address)) {
-            half.put(half::SERVER, truncate(&named.text(), limit));
-        } else if let Some(address) = self.find(network_address) {
-            let mut name = address.text().into_owned();
-            if let Some(port) = self.find(network_port) {
-                name.push(b':');
-                name.extend_from_slice(&port.text());
-            }
-            half.put(half::SERVER, truncate(&name, limit));
-        } else {
-            // Alone among these, an empty fallback does not wipe out what the server's own span said.
-            let name = fallback.text();
-            if !name.is_empty() {
-                half.put(half::SERVER, truncate(&name, limit));
-            }
+        let set = &mut self.label_set;
+        set.clear();
+        put_labels(set, processor, resource, &sight, self.plan.max_value_len);
+        if set.len() > MAX_LABEL_SET {
+            self.split.discarded.span_metrics_too_large += 1;
+            return false;
         }
-        true
+        let builder = builder(&mut self.builders, shard);
+        let Some(number) = builder.sets.number(&self.label_set, |set| Labels(set).is_valid()) else {
+            self.split.discarded.span_metrics_invalid_utf8 += 1;
+            return false;
+        };
+        let (weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SPAN_METRICS);
+        let row = SpanRow {
+            set: number,
+            size: span.encoded_len as u32,
+            duration_ns: span.duration_ns(),
+            trace: trace_number(span.trace_id),
+            is_error: span.is_error(),
+            weight,
+        };
+        // Found again, because the weight was read in between.
+        if let Some(Some(builder)) = self.builders.get_mut(shard) {
+            builder.push_span(&row);
+        }
+        self.target_info();
+        is_ignored
+    }
+
+    /// Tell of the resource, after a span of it that counts (processors §1.6).
+    #[inline]
+    fn target_info(&mut self) {
+        let (now_ns, every_ns) = (self.options.now_ns, self.plan.tell_every_ns);
+        let Some(resource) = self.resources.get_mut(self.current) else {
+            return;
+        };
+        match &resource.target_info {
+            Info::Absent => {}
+            Info::Set(set) => {
+                if resource.told_target_info.is_due(now_ns, every_ns) {
+                    let shard = shard_of(resource.info_hash, self.options.shard_count);
+                    builder(&mut self.builders, shard)
+                        .target_infos
+                        .number(set, |_| true);
+                }
+            }
+            Info::Invalid => self.split.discarded.span_metrics_invalid_utf8 += 1,
+            Info::TooLarge => self.split.discarded.span_metrics_too_large += 1,
+        }
+    }
+
+    #[inline]
+    fn project_service_graph(&mut self, span: &Span<'a>, processor: &ServiceGraphPlan, shard: usize) -> bool {
+        let is_client = matches!(span.kind, CLIENT | PRODUCER);
+        if !is_client && !matches!(span.kind, SERVER | CONSUMER) {
+            return false;
+        }
+        if self.resource.get(SERVICE_NAME).copied().flatten().is_none() {
+            return false;
+        }
+        let sight = Sight {
+            span,
+            resource: &self.resource,
+            attributes: &self.attributes,
+        };
+        let key = EdgeKey::new(span.trace_id, edge_span_id(span, is_client, processor));
+        let mut row = EdgeRow {
+            half: 0,
+            key,
+            kind: span.kind as u8,
+            is_error: span.is_error(),
+            is_database: false,
+            is_marker: false,
+            duration_ns: span.duration_ns(),
+            at_ns: if is_client { span.end_ns } else { span.start_ns },
+            weight: 1.0,
+        };
+        if let Some(filter) = &processor.filter
+            && !filter.accepts(span, sight.resource, sight.attributes)
+        {
+            self.split.discarded.service_graphs_filtered += 1;
+            // A root has no other half that could wait in vain (processors §2.5).
+            if is_client || key.span_len > 0 {
+                row.is_marker = true;
+                builder(&mut self.builders, shard).push_edge(&row);
+            }
+            return false;
+        }
+        let mut is_ignored = false;
+        if let Some(resource) = self.resources.get(self.current) {
+            (row.weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SERVICE_GRAPHS);
+        }
+        row.is_database = put_half(&mut self.half, processor, &sight, is_client);
+        let builder = builder(&mut self.builders, shard);
+        if builder.slot_names.is_empty() {
+            builder.slot_names.extend_from_slice(&processor.slot_names);
+        }
+        if let Some(number) = builder.halves.number(self.half.bytes(), |_| true) {
+            row.half = number;
+            builder.push_edge(&row);
+        }
+        is_ignored
     }
 }
 
-#[inline]
-fn put_text(set: &mut Vec<u8>, label: &SpanLabel, text: &[u8]) {
-    if !text.is_empty() {
-        set.extend_from_slice(&label.encoded_name);
-        put_varint(set, text.len() as u64);
-        set.extend_from_slice(text);
+/// The id that both halves of an edge share: the client's own, the server's parent (processors §2.3).
+fn edge_span_id<'a>(span: &Span<'a>, is_client: bool, plan: &ServiceGraphPlan) -> &'a [u8] {
+    if is_client {
+        span.span_id
+    } else if plan.zero_parent_is_root && span.parent_span_id == [0; SPAN_ID_LEN] {
+        &[]
+    } else {
+        span.parent_span_id
     }
 }
 

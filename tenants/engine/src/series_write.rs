@@ -1,0 +1,549 @@
+//! From the numbers of a group to series: samples, zero samples, exemplars, and markers where series end.
+
+use crate::budget::Budget;
+use crate::duration_sum;
+use crate::exemplar::Exemplar;
+use crate::family::{CounterExemplar, Family, FamilyKind};
+use crate::group::{HistogramShape, Shape};
+use crate::native_exemplars::choose_exemplars;
+use crate::remote_write::{BatchWriter, ExemplarOut, ExternalLabels, STALE, SeriesLabels};
+use crate::remote_write_histogram::{CountForm, NativeSample, NativeValue};
+use crate::series_group::SeriesGroup;
+
+/// When a collection happens, and what it stamps on everything.
+pub struct Moment<'a> {
+    /// Timestamp of every sample.
+    pub now_ms: i64,
+    /// Timestamp of the collection before.
+    pub before_ms: i64,
+    /// Series last updated before this end.
+    pub stale_before_ms: i64,
+    /// Label of exemplars that carries the trace id.
+    pub trace_id_label: &'a str,
+    /// Labels set on every series.
+    pub external: &'a ExternalLabels,
+    /// Counters carry exemplars too.
+    pub counter_exemplars: bool,
+    /// Native histograms are written with fractions.
+    pub is_weighted: bool,
+    /// Whether the settings of now can still make a label set; `None`: all of them were made under these settings.
+    pub can_produce: Option<CanProduce<'a>>,
+}
+
+/// Tells of a label set whether the settings of now can still make it.
+pub type CanProduce<'a> = &'a dyn Fn(&[u8]) -> bool;
+
+/// How much of a series is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Its value.
+    Value,
+    /// What it came to since it was last sent, and that it ended.
+    Last,
+}
+
+/// Up to three samples of a series, oldest first.
+struct Points {
+    points: [(i64, f64); 3],
+    len: usize,
+}
+
+impl Points {
+    fn get(&self) -> &[(i64, f64)] {
+        self.points.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Moment<'_> {
+    /// After everything that was sent before, and before the first value.
+    fn zero_ms(&self) -> i64 {
+        self.before_ms + 1
+    }
+
+    /// Where a value goes that is the last: just before the marker, if there is room after a zero sample.
+    fn last_ms(&self) -> Option<i64> {
+        Some(self.now_ms - 1).filter(|last_ms| *last_ms > self.zero_ms())
+    }
+
+    fn points(&self, value: f64, part: Part, needs_zero: bool) -> Points {
+        let mut points = Points {
+            points: [(0, 0.0); 3],
+            len: 0,
+        };
+        let mut put = |at_ms, value| {
+            if let Some(point) = points.points.get_mut(points.len) {
+                *point = (at_ms, value);
+                points.len += 1;
+            }
+        };
+        let has_value = part == Part::Value || (part == Part::Last && self.last_ms().is_some());
+        if needs_zero && has_value && self.zero_ms() < self.now_ms {
+            put(self.zero_ms(), 0.0);
+        }
+        match (part, self.last_ms()) {
+            (Part::Value, _) => put(self.now_ms, value),
+            (Part::Last, Some(last_ms)) => put(last_ms, value),
+            _ => {}
+        }
+        if part != Part::Value {
+            put(self.now_ms, STALE);
+        }
+        points
+    }
+}
+
+impl SeriesGroup {
+    /// Write every series, and markers for those that ended.
+    pub fn collect(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut Budget) {
+        let mut labels = SeriesLabels::default();
+        let le = le_texts(&self.shape);
+        let is_same_layout = self.sent_families == self.families && self.sent_shape == self.shape;
+        let series = self.series_per_entity();
+        for number in 0..self.entities.len() as u32 {
+            let Some(Some(entity)) = self.entities.get(number as usize) else {
+                continue;
+            };
+            if entity.admitted == 0 && entity.sent == 0 {
+                self.drop_unreferenced(number, moment.stale_before_ms);
+                continue;
+            }
+            let is_stale = entity.updated_at_ms < moment.stale_before_ms;
+            let is_overflow = self.overflow == Some(number);
+            let is_unmade = !is_overflow
+                && moment
+                    .can_produce
+                    .is_some_and(|can_produce| !can_produce(&entity.labels));
+            out.next_entity(series * if is_unmade { 3 } else { 2 });
+            labels.set(&entity.labels, moment.external);
+            if !is_same_layout && !is_stale {
+                self.end_dropped_series(number, out, &labels, moment, budget);
+            }
+            if is_stale {
+                self.end(number, &mut Some(out), &labels, moment, budget);
+                self.drop_unreferenced(number, moment.stale_before_ms);
+            } else if is_unmade {
+                self.write(number, out, &labels, &le, moment, Part::Last);
+                self.end(number, &mut None, &labels, moment, budget);
+            } else {
+                self.write(number, out, &labels, &le, moment, Part::Value);
+            }
+        }
+        self.exemplars.clear();
+        self.sent_families.clone_from(&self.families);
+        self.sent_shape = self.shape.clone();
+    }
+
+    fn write(
+        &mut self,
+        number: u32,
+        out: &mut BatchWriter,
+        labels: &SeriesLabels,
+        le: &[Vec<String>],
+        moment: &Moment<'_>,
+        part: Part,
+    ) {
+        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+            return;
+        };
+        let (admitted, sent, row) = (entity.admitted, entity.sent, entity.row as usize);
+        entity.sent = admitted;
+        for (index, family) in self.families.iter().enumerate() {
+            let bit = 1u8 << index;
+            if admitted & bit != 0 && family.is_enabled {
+                let written = Written {
+                    number,
+                    row,
+                    is_new: sent & bit == 0,
+                    part,
+                };
+                self.write_family(&written, family, out, labels, le, moment);
+            }
+        }
+    }
+
+    fn write_family(
+        &self,
+        written: &Written,
+        family: &Family,
+        out: &mut BatchWriter,
+        labels: &SeriesLabels,
+        le: &[Vec<String>],
+        moment: &Moment<'_>,
+    ) {
+        match family.kind {
+            FamilyKind::Gauge(_) => {
+                let points = moment.points(1.0, written.part, false);
+                out.series(labels, family.name.as_bytes(), None, points.get(), None);
+            }
+            FamilyKind::Counter(counter) => {
+                let value = self.values.get(written.row * self.stride + counter).copied();
+                let points = moment.points(value.unwrap_or_default(), written.part, written.is_new);
+                let exemplar = self.counter_exemplar(written.number, family, moment);
+                out.series(
+                    labels,
+                    family.name.as_bytes(),
+                    None,
+                    points.get(),
+                    exemplar.as_ref(),
+                );
+            }
+            FamilyKind::Histogram(histogram) => {
+                self.write_classic(written, histogram, family, out, labels, le, moment);
+                self.write_native(written, histogram, family, out, labels, moment);
+            }
+        }
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one histogram of one entity, and where it goes"
+    )]
+    fn write_classic(
+        &self,
+        written: &Written,
+        histogram: usize,
+        family: &Family,
+        out: &mut BatchWriter,
+        labels: &SeriesLabels,
+        le: &[Vec<String>],
+        moment: &Moment<'_>,
+    ) {
+        if !self
+            .shape
+            .histograms
+            .get(histogram)
+            .is_some_and(|shape| shape.has_classic)
+        {
+            return;
+        }
+        let was_classic = self
+            .sent_shape
+            .histograms
+            .get(histogram)
+            .is_some_and(|shape| shape.has_classic);
+        let needs_zero = written.is_new || !was_classic;
+        let sum = self
+            .sums
+            .get(written.row * self.shape.histograms.len() + histogram)
+            .copied();
+        let start = written.row * self.stride + self.offsets.get(histogram).copied().unwrap_or_default();
+        let texts = le.get(histogram).map(Vec::as_slice).unwrap_or_default();
+        let counts = self.values.get(start..start + texts.len()).unwrap_or_default();
+        let mut count = 0.0;
+        for (bucket, (text, more)) in texts.iter().zip(counts).enumerate() {
+            count += more;
+            let held = self
+                .exemplars
+                .get(&(written.number, histogram as u8, bucket as u8));
+            let exemplar = held.map(|held| exemplar_out(held, moment));
+            let points = moment.points(count, written.part, needs_zero);
+            out.series(
+                labels,
+                family.bucket_name(),
+                Some(text),
+                points.get(),
+                exemplar.as_ref(),
+            );
+        }
+        let points = moment.points(count, written.part, needs_zero);
+        out.series(labels, family.count_name(), None, points.get(), None);
+        let seconds = duration_sum::seconds(sum.unwrap_or_default());
+        let points = moment.points(seconds, written.part, needs_zero);
+        out.series(labels, family.sum_name(), None, points.get(), None);
+    }
+
+    fn write_native(
+        &self,
+        written: &Written,
+        histogram: usize,
+        family: &Family,
+        out: &mut BatchWriter,
+        labels: &SeriesLabels,
+        moment: &Moment<'_>,
+    ) {
+        let at = written.row * self.shape.histograms.len() + histogram;
+        let (Some(shape), Some(native)) = (self.shape.histograms.get(histogram), self.natives.get(at)) else {
+            return;
+        };
+        if shape.native.is_none() {
+            return;
+        }
+        let sent_shape = self.sent_shape.histograms.get(histogram);
+        let needs_zero = written.is_new || sent_shape.is_none_or(|shape| shape.native.is_none());
+        // Where there are classic buckets, those have the exemplars (Q23).
+        let chosen = if shape.has_classic {
+            Vec::new()
+        } else {
+            let held = (0..=u8::MAX)
+                .filter_map(|place| self.exemplars.get(&(written.number, histogram as u8, place)));
+            choose_exemplars(held.copied(), moment.before_ms, moment.now_ms)
+        };
+        let exemplars: Vec<_> = chosen
+            .iter()
+            .map(|(at_ms, held)| (*at_ms, exemplar_out(held, moment)))
+            .collect();
+        // The points of a series that counts to one: a zero before the value, a marker where it ends.
+        let points = moment.points(1.0, written.part, needs_zero);
+        let samples: Vec<NativeSample<'_>> = points
+            .get()
+            .iter()
+            .map(|(at_ms, value)| NativeSample {
+                at_ms: *at_ms,
+                value: if value.is_nan() {
+                    NativeValue::Stale
+                } else if *value == 0.0 {
+                    NativeValue::Empty(native.schema())
+                } else {
+                    NativeValue::Counted(native)
+                },
+            })
+            .collect();
+        let form = CountForm::of(native.buckets(), moment.is_weighted);
+        out.native_series(labels, family.name.as_bytes(), form, &samples, &exemplars);
+    }
+
+    /// The best exemplar of the entity's first histogram, for a counter beside it.
+    fn counter_exemplar<'m>(
+        &self,
+        number: u32,
+        family: &Family,
+        moment: &'m Moment<'_>,
+    ) -> Option<ExemplarOut<'m>> {
+        if !moment.counter_exemplars || family.exemplar == CounterExemplar::Never {
+            return None;
+        }
+        let places = 0..=u8::MAX;
+        let best = places
+            .filter_map(|place| self.exemplars.get(&(number, 0, place)))
+            .max()?;
+        (family.exemplar == CounterExemplar::Any || best.rank.is_error()).then(|| exemplar_out(best, moment))
+    }
+
+    /// End what the last collection sent and the present settings do not produce.
+    fn end_dropped_series(
+        &mut self,
+        number: u32,
+        out: &mut BatchWriter,
+        labels: &SeriesLabels,
+        moment: &Moment<'_>,
+        budget: &mut Budget,
+    ) {
+        let is_overflow = self.overflow == Some(number);
+        for index in 0..self.sent_families.len() {
+            let (Some(old), Some(new)) = (self.sent_families.get(index), self.families.get(index)) else {
+                continue;
+            };
+            let bit = 1u8 << index;
+            let Some(Some(entity)) = self.entities.get(number as usize) else {
+                continue;
+            };
+            let (was_sent, row, kind) = (entity.sent & bit != 0, entity.row, new.kind);
+            if old.is_enabled && !new.is_enabled && entity.admitted & bit != 0 {
+                if was_sent {
+                    mark_stale(out, labels, old, &self.sent_shape, moment.now_ms);
+                }
+                let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+                    continue;
+                };
+                entity.admitted &= !bit;
+                entity.sent &= !bit;
+                let is_last = entity.admitted == 0;
+                if !is_overflow {
+                    budget.release(old.cost(&self.sent_shape), is_last);
+                }
+                self.zero(row, kind, moment.now_ms);
+                if is_last {
+                    self.free_row(number);
+                }
+            } else if was_sent && old.name != new.name {
+                mark_stale(out, labels, old, &self.sent_shape, moment.now_ms);
+                if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
+                    entity.sent &= !bit;
+                }
+            } else if was_sent && let FamilyKind::Histogram(histogram) = new.kind {
+                if let (Some(before), Some(after)) = (
+                    self.sent_shape.histograms.get(histogram),
+                    self.shape.histograms.get(histogram),
+                ) {
+                    mark_dropped_forms(out, labels, old, before, after, moment.now_ms);
+                }
+                if !is_overflow {
+                    budget.change(old.cost(&self.sent_shape), new.cost(&self.shape));
+                }
+            }
+        }
+    }
+
+    /// End all series of an entity: markers for what was sent, then it starts from nothing if it is seen again.
+    fn end(
+        &mut self,
+        number: u32,
+        out: &mut Option<&mut BatchWriter>,
+        labels: &SeriesLabels,
+        moment: &Moment<'_>,
+        budget: &mut Budget,
+    ) {
+        let is_overflow = self.overflow == Some(number);
+        let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
+            return;
+        };
+        let (admitted, sent, row) = (entity.admitted, entity.sent, entity.row);
+        (entity.admitted, entity.sent) = (0, 0);
+        let mut left = admitted;
+        for index in 0..self.sent_families.len() {
+            let bit = 1u8 << index;
+            let Some(family) = self.sent_families.get(index) else {
+                continue;
+            };
+            let kind = family.kind;
+            if sent & bit != 0
+                && let Some(out) = out
+            {
+                mark_stale(out, labels, family, &self.sent_shape, moment.now_ms);
+            }
+            if admitted & bit != 0 {
+                left &= !bit;
+                if !is_overflow {
+                    budget.release(family.cost(&self.shape), left == 0);
+                }
+                self.zero(row, kind, moment.now_ms);
+            }
+        }
+        self.free_row(number);
+    }
+
+    /// End every series there is.
+    pub fn end_all(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut Budget) {
+        let mut labels = SeriesLabels::default();
+        let most_samples = self.series_per_entity();
+        for number in 0..self.entities.len() as u32 {
+            if let Some(Some(entity)) = self.entities.get(number as usize) {
+                out.next_entity(most_samples);
+                labels.set(&entity.labels, moment.external);
+                self.end(number, &mut Some(out), &labels, moment, budget);
+            }
+        }
+        self.exemplars.clear();
+    }
+
+    /// End what is stale without writing anything: nobody is told while collection is off.
+    pub fn sweep(&mut self, moment: &Moment<'_>, budget: &mut Budget) {
+        let labels = SeriesLabels::default();
+        for number in 0..self.entities.len() as u32 {
+            let Some(Some(entity)) = self.entities.get(number as usize) else {
+                continue;
+            };
+            if entity.updated_at_ms < moment.stale_before_ms {
+                self.end(number, &mut None, &labels, moment, budget);
+                self.drop_unreferenced(number, moment.stale_before_ms);
+            }
+        }
+    }
+
+    /// Most series of one entity, those that end with a change of settings included.
+    fn series_per_entity(&self) -> usize {
+        let series = |families: &[Family], shape: &Shape| -> u64 {
+            families.iter().map(|family| family.cost(shape)).sum()
+        };
+        series(&self.families, &self.shape).max(series(&self.sent_families, &self.sent_shape)) as usize
+    }
+}
+
+/// An entity, and how much of it is written.
+struct Written {
+    number: u32,
+    row: usize,
+    is_new: bool,
+    part: Part,
+}
+
+fn le_texts(shape: &Shape) -> Vec<Vec<String>> {
+    let histograms = shape.histograms.iter();
+    histograms.map(|histogram| histogram.bounds.le_texts()).collect()
+}
+
+fn exemplar_out<'m>(held: &Exemplar, moment: &'m Moment<'_>) -> ExemplarOut<'m> {
+    ExemplarOut {
+        label: moment.trace_id_label,
+        trace: held.trace_text(),
+        seconds: held.rank.duration_ns() as f64 / 1e9,
+    }
+}
+
+/// Mark all series of a family as ended.
+fn mark_stale(out: &mut BatchWriter, labels: &SeriesLabels, family: &Family, shape: &Shape, now_ms: i64) {
+    match family.kind {
+        FamilyKind::Counter(_) | FamilyKind::Gauge(_) => {
+            out.series(labels, family.name.as_bytes(), None, &[(now_ms, STALE)], None);
+        }
+        FamilyKind::Histogram(histogram) => {
+            if let Some(shape) = shape.histograms.get(histogram) {
+                mark_classic_stale(out, labels, family, shape, now_ms);
+                mark_native_stale(out, labels, family, shape, now_ms);
+            }
+        }
+    }
+}
+
+fn mark_classic_stale(
+    out: &mut BatchWriter,
+    labels: &SeriesLabels,
+    family: &Family,
+    shape: &HistogramShape,
+    now_ms: i64,
+) {
+    if !shape.has_classic {
+        return;
+    }
+    let marker = [(now_ms, STALE)];
+    for text in shape.bounds.le_texts() {
+        out.series(labels, family.bucket_name(), Some(&text), &marker, None);
+    }
+    out.series(labels, family.count_name(), None, &marker, None);
+    out.series(labels, family.sum_name(), None, &marker, None);
+}
+
+fn mark_native_stale(
+    out: &mut BatchWriter,
+    labels: &SeriesLabels,
+    family: &Family,
+    shape: &HistogramShape,
+    now_ms: i64,
+) {
+    if shape.native.is_some() {
+        let marker = NativeSample {
+            at_ms: now_ms,
+            value: NativeValue::Stale,
+        };
+        out.native_series(labels, family.name.as_bytes(), CountForm::Integer, &[marker], &[]);
+    }
+}
+
+/// Mark the series of a histogram as ended that its new buckets do not have.
+fn mark_dropped_forms(
+    out: &mut BatchWriter,
+    labels: &SeriesLabels,
+    family: &Family,
+    before: &HistogramShape,
+    after: &HistogramShape,
+    now_ms: i64,
+) {
+    if before.has_classic && !after.has_classic {
+        mark_classic_stale(out, labels, family, before, now_ms);
+    } else if before.has_classic {
+        for (bound, text) in before.bounds.seconds.iter().zip(before.bounds.le_texts()) {
+            if !after.bounds.seconds.contains(bound) {
+                out.series(
+                    labels,
+                    family.bucket_name(),
+                    Some(&text),
+                    &[(now_ms, STALE)],
+                    None,
+                );
+            }
+        }
+    }
+    if after.native.is_none() {
+        mark_native_stale(out, labels, family, before, now_ms);
+    }
+}
