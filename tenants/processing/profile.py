@@ -6,7 +6,10 @@ time: whoever owns it puts new overrides in.
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import structlog
 
 from tenants import _engine
 from tenants.identity.tenant_id import TenantId
@@ -17,6 +20,8 @@ from tenants.settings.tenant_settings import TenantSettings, resolve
 
 MAX_PROFILES = 20_000
 """Tenants that a book remembers. Beyond it the one not asked for longest is forgotten, and resolved anew when asked."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,22 @@ class TenantProfile:
     plan_text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A plan that the engine would not compile, and why."""
+
+    plan_text: str
+    fault: str
+
+
 class ProfileBook:
     """Profiles by tenant, resolved on first use and again after a change. Safe to share between threads.
 
     A profile whose settings did not change stays the same object through any number of changes to others, so that
     ``is`` tells whether there is anything to do.
+
+    Settings that the engine refuses harm nobody but their tenant: its last good profile stays as a whole (tenancy §10
+    D-24). A tenant that never had one gets a profile in which nothing is generated.
     """
 
     def __init__(self, config: ServiceConfig, max_profiles: int = MAX_PROFILES) -> None:
@@ -48,11 +64,18 @@ class ProfileBook:
         self._runtime: RuntimeOverrides = {}
         self._version = 0
         self._profiles: OrderedDict[TenantId, tuple[int, TenantProfile]] = OrderedDict()
+        self._refusals: dict[TenantId, _Refusal] = {}
 
     @property
     def version(self) -> int:
         """Version of the overrides in force; zero before the first."""
         return self._version
+
+    @property
+    def faults(self) -> Mapping[TenantId, str]:
+        """What the engine refused, beginning with the path in the plan: by tenant, of those asked for since."""
+        with self._lock:
+            return {tenant: refusal.fault for tenant, refusal in self._refusals.items()}
 
     def put_overrides(self, version: int, runtime: RuntimeOverrides) -> bool:
         """Put overrides in force, unless newer ones already are; return whether they are new. Idempotent."""
@@ -70,14 +93,39 @@ class ProfileBook:
                 profile = self._resolve(tenant, known[1] if known else None)
                 known = self._profiles[tenant] = (self._version, profile)
                 if len(self._profiles) > self._max_profiles:
-                    self._profiles.popitem(last=False)
+                    forgotten, _ = self._profiles.popitem(last=False)
+                    self._refusals.pop(forgotten, None)
             self._profiles.move_to_end(tenant)
             return known[1]
 
     def _resolve(self, tenant: TenantId, former: TenantProfile | None) -> TenantProfile:
         settings = resolve(self._config, self._runtime, tenant)
         if former and former.settings == settings:
+            self._refusals.pop(tenant, None)
             return former
         text = plan_json(settings)
-        plan = former.plan if former and former.plan_text == text else _engine.Plan(text)
+        refusal = self._refusals.get(tenant)
+        if former and refusal and refusal.plan_text == text:
+            return former
+        try:
+            plan = former.plan if former and former.plan_text == text else _engine.Plan(text)
+        except _engine.InvalidPlan as error:
+            self._refusals[tenant] = _Refusal(text, str(error))
+            return self._without_refused(tenant, former or _generating_nothing(settings))
+        self._refusals.pop(tenant, None)
         return TenantProfile(settings, plan, text)
+
+    def _without_refused(self, tenant: TenantId, profile: TenantProfile) -> TenantProfile:
+        log.error(
+            "settings refused by the engine, the last good ones stay",
+            tenant=str(tenant),
+            problem=self._refusals[tenant].fault,
+            generating=profile.settings.is_generating,
+        )
+        return profile
+
+
+def _generating_nothing(settings: TenantSettings) -> TenantProfile:
+    settings = replace(settings, span_metrics=None, service_graphs=None, host_info=None)
+    text = plan_json(settings)
+    return TenantProfile(settings, _engine.Plan(text), text)

@@ -52,8 +52,6 @@ def not_supported(*accepted: object) -> BeforeValidator:
 Unsupported = Annotated[None, not_supported()]
 UnsupportedScope = Annotated[None, not_supported({})]
 UnsupportedList = Annotated[None, not_supported([])]
-UnsupportedText = Annotated[None, not_supported("")]
-UnsupportedSwitch = Annotated[None, not_supported(False)]
 UnsupportedLimit = Annotated[None, not_supported(0)]
 
 
@@ -115,6 +113,8 @@ def _message(detail: ErrorDetails) -> str:
         return _MESSAGES[kind]
     if kind == "value_error":
         return str(context["error"])
+    if kind == "too_short":
+        return "should not be empty"
     if kind == "too_long":
         return f"should have at most {context['max_length']} entries, not {context['actual_length']}"
     return detail["msg"].removeprefix("Input ").removeprefix("String ")

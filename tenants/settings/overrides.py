@@ -5,7 +5,7 @@ version does not act on are known by name, so that a file written for it is refu
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -16,27 +16,33 @@ from tenants.settings.model import (
     UnsupportedLimit,
     UnsupportedList,
     UnsupportedScope,
-    UnsupportedSwitch,
-    UnsupportedText,
     not_supported,
 )
+from tenants.settings.names import check_label_name
+from tenants.settings.native_histograms import BucketFactor, HistogramMode, MaxBuckets, MinResetDuration
 from tenants.settings.processors import ProcessorNames, ProcessorOverrides
 from tenants.settings.remote_write import RemoteWriteEndpoints
-from tenants.settings.scalars import CollectionInterval, IngestionSlack, check_label_name
+from tenants.settings.scalars import CollectionInterval, IngestionSlack
 
 _NOT_YET = "Not supported by this version."
-_FIFTEEN_MINUTES = ("15m", "15m0s", 900_000_000_000)
 _ZERO_DURATION = (0, "0", "0s")
+
+SpanNameSanitization = Literal["", "dry_run", "enabled"]
 
 # A label set of an exemplar has at most 128 characters (OpenMetrics "Exemplars"); a trace id takes 32.
 _ExemplarLabelName = Annotated[str, Field(max_length=96), AfterValidator(check_label_name)]
+_Limit = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class ForwarderOverrides(SettingsModel):
-    """The reference's queue between its distributor and generator; Millrace has none."""
+    """The reference's queue between its distributor and generator; Millrace has none. Checked all the same (D-7)."""
 
-    queue_size: Annotated[None, not_supported(0, 100)] = Field(default=None, description=_NOT_YET)
-    workers: Annotated[None, not_supported(0, 2)] = Field(default=None, description=_NOT_YET)
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="Without effect: there is no such queue (count, 1 to 1000000)."
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="Without effect: there is no such queue (count, 1 to 64)."
+    )
 
 
 class GeneratorOverrides(SettingsModel):
@@ -45,11 +51,35 @@ class GeneratorOverrides(SettingsModel):
     processors: ProcessorNames | None = Field(
         default=None, description="Processors to run (names). None listed: nothing is generated."
     )
-    max_active_series: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = Field(
-        default=None, description="Most live series of the tenant (count); 0: unlimited."
+    max_active_series: _Limit | None = Field(
+        default=None,
+        description="Most live series of the tenant (count), while limiter_type is series; 0: unlimited.",
+    )
+    max_active_entities: _Limit | None = Field(
+        default=None,
+        description="Most live label sets of the tenant (count), while limiter_type is entity; 0: unlimited.",
+    )
+    max_cardinality_per_label: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = Field(
+        default=None, description="Most values of one label before they are replaced (count); 0: unlimited."
     )
     collection_interval: CollectionInterval | None = Field(
         default=None, description="Time between two samples of a series (duration, 1s to 5m)."
+    )
+    disable_collection: bool | None = Field(
+        default=None, description="Go on counting, but write nothing: for sizing before samples are paid for."
+    )
+    generate_native_histograms: HistogramMode | None = Field(
+        default=None, description="Form of all histograms: classic, native or both."
+    )
+    native_histogram_bucket_factor: BucketFactor = Field(
+        default=None, description="Greatest ratio of two neighbouring native bounds (above 1); 0: inherited."
+    )
+    native_histogram_max_bucket_number: MaxBuckets = Field(
+        default=None, description="Most native buckets of a series before it loses resolution (count); 0: inherited."
+    )
+    native_histogram_min_reset_duration: MinResetDuration | None = Field(
+        default=None,
+        description="Least time before a native histogram that lost resolution starts anew (duration); 0s: never.",
     )
     trace_id_label_name: _ExemplarLabelName | None = Field(
         default=None, description="Label of exemplars that holds the trace id (label name)."
@@ -57,6 +87,10 @@ class GeneratorOverrides(SettingsModel):
     ingestion_time_range_slack: IngestionSlack | None = Field(
         default=None,
         description="How far from now a span may end, either way (duration, 0s to 12h). 0s discards all.",
+    )
+    span_name_sanitization: SpanNameSanitization | None = Field(
+        default=None,
+        description="Replace what varies in span names: enabled, dry_run (only estimate the gain), or empty: off.",
     )
     remote_write_headers: Headers | None = Field(
         default=None,
@@ -70,22 +104,10 @@ class GeneratorOverrides(SettingsModel):
     )
     processor: ProcessorOverrides = Field(default=ProcessorOverrides(), description="Settings of the processors.")
 
-    ring_size: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    max_active_entities: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    max_cardinality_per_label: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    disable_collection: UnsupportedSwitch = Field(default=None, description=_NOT_YET)
-    generate_native_histograms: Annotated[None, not_supported("classic", "")] = Field(
-        default=None, description=_NOT_YET
+    ring_size: _Limit | None = Field(
+        default=None, description="Without effect: shards says how far a tenant is spread (count)."
     )
-    native_histogram_bucket_factor: Annotated[None, not_supported(1.1, 0)] = Field(default=None, description=_NOT_YET)
-    native_histogram_max_bucket_number: Annotated[None, not_supported(100, 0)] = Field(
-        default=None, description=_NOT_YET
-    )
-    native_histogram_min_reset_duration: Annotated[None, not_supported(*_FIFTEEN_MINUTES, *_ZERO_DURATION)] = Field(
-        default=None, description=_NOT_YET
-    )
-    span_name_sanitization: UnsupportedText = Field(default=None, description=_NOT_YET)
-    forwarder: ForwarderOverrides = Field(default=ForwarderOverrides(), description=_NOT_YET)
+    forwarder: ForwarderOverrides = Field(default=ForwarderOverrides(), description="Without effect.")
 
 
 class IngestionOverrides(SettingsModel):

@@ -5,15 +5,17 @@ Nothing here logs, waits or keeps time; the caller decides when to look and what
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.errors import Fault, SettingsError, dotted
+from tenants.settings.inherited_collisions import inherited_collision, inherited_layers
 from tenants.settings.model import validate
 from tenants.settings.overrides import WILDCARD, Overrides, RuntimeOverrides
+from tenants.settings.service_config import ServiceConfig
 from tenants.settings.yaml_document import YamlDocument, read_yaml
 
 _KEY = "overrides"
@@ -61,6 +63,7 @@ class RuntimeFile:
         path: Path,
         read: Callable[[Path], bytes],
         *,
+        config: ServiceConfig | None = None,
         environ: Mapping[str, str] | None = None,
         allow_mass_removal: bool = False,
     ) -> None:
@@ -69,11 +72,13 @@ class RuntimeFile:
         Args:
             path: the file.
             read: returns its content or raises OSError; normally ``Path.read_bytes``.
+            config: what the entries inherit from; they are checked together with it. None: the built-in values.
             environ: values of ``${NAME}``; None leaves the text as it is.
             allow_mass_removal: accept an empty file and the loss of most entries (tenancy D-8).
         """
         self._path = path
         self._read = read
+        self._config = config or ServiceConfig()
         self._environ = environ
         self._allow_mass_removal = allow_mass_removal
         self._good: Loaded | None = None
@@ -107,7 +112,7 @@ class RuntimeFile:
             problem = "is empty; write `overrides: {}` for no entries, or set overrides.allow_mass_removal"
             return Failed(FailureReason.MASS_REMOVAL, (Fault("", problem),))
         try:
-            overrides = _checked(document)
+            overrides = _checked(document, self._config)
         except SettingsError as error:
             return Failed(FailureReason.VALIDATE, error.faults)
         if not self._allow_mass_removal and (fault := self._mass_removal(overrides)):
@@ -129,7 +134,7 @@ def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, dict) and all(key == _KEY and value[key] is None for key in value))
 
 
-def _checked(document: YamlDocument) -> RuntimeOverrides:
+def _checked(document: YamlDocument, config: ServiceConfig) -> RuntimeOverrides:
     value = {} if document.value is None else document.value
     if not isinstance(value, dict):
         raise SettingsError([Fault("", f"should be a mapping with the one key {_KEY}", document.line_of(()))])
@@ -154,9 +159,21 @@ def _checked(document: YamlDocument) -> RuntimeOverrides:
             overrides[tenant] = validate(Overrides, entry, path=path, document=document)
         except SettingsError as error:
             faults.extend(error.faults)
+    faults += _collisions(overrides, config, document)
     if faults:
         raise SettingsError(faults)
     return overrides
+
+
+def _collisions(overrides: RuntimeOverrides, config: ServiceConfig, document: YamlDocument) -> Iterator[Fault]:
+    """Compare each entry with what it inherits: the entry ``*``, defaults and the service configuration."""
+    static, defaults = config.metrics_generator.processor.span_metrics, config.overrides.defaults
+    for_wildcard = inherited_layers(static, defaults)
+    for_tenants = inherited_layers(static, defaults, overrides.get(WILDCARD))
+    for tenant, entry in overrides.items():
+        below = for_wildcard if tenant == WILDCARD else for_tenants
+        if fault := inherited_collision(entry, below, (_KEY, tenant), document):
+            yield fault
 
 
 def _advice(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Values that are written as text in a settings file: durations, addresses, label and attribute names.
+"""Values that are written as text in a settings file: durations, addresses, and the bounds of buckets.
 
 Each type reads exactly one notation and prints it back; nothing is rounded, guessed or clipped.
 """
@@ -29,8 +29,6 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([a-zµμ]+)")
 _MAX_TEXT = 64  # keeps Decimal exact and a hostile number cheap
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
-_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SET_BY_MILLRACE = frozenset({"__name__", "le"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -132,40 +130,6 @@ def between(low: str, high: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def check_label_name(name: str) -> str:
-    """Return a label name that may stand on every series; raise ValueError otherwise (tenancy §10 D-7)."""
-    if not _LABEL_NAME.fullmatch(name):
-        raise ValueError("is not a label name: a letter or underscore, then letters, digits and underscores")
-    if name in _SET_BY_MILLRACE:
-        raise ValueError("is a label name that Millrace itself sets; choose another")
-    return name
-
-
-def check_text(text: str) -> str:
-    """Return text that can be sent as UTF-8; raise ValueError otherwise.
-
-    Escapes in JSON can build half characters (lone surrogates), which no label may hold.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("is not valid Unicode text") from error
-    return text
-
-
-def _check_dimension(name: str) -> str:
-    # Series of one label set differ in these: as a dimension they would make two label sets one series.
-    if name in {"le", "__name__"}:
-        raise ValueError(f"the label {name} belongs to the metrics themselves; use another attribute")
-    return name
-
-
-def _check_attribute_name(name: str) -> str:
-    if not name:
-        raise ValueError("should be an attribute name, not an empty text")
-    return check_text(name)
-
-
 def _check_buckets(bounds: Sequence[float]) -> Sequence[float]:
     previous = 0.0
     for index, bound in enumerate(bounds):
@@ -224,14 +188,4 @@ CollectionInterval = Annotated[Duration, between("1s", "5m")]
 IngestionSlack = Annotated[Duration, between("0s", "12h")]
 """Bounds of tenancy §2.4 ``ingestion_time_range_slack``."""
 
-LabelName = Annotated[str, AfterValidator(check_label_name)]
-Text = Annotated[str, AfterValidator(check_text)]
-AttributeNames = Annotated[
-    tuple[Annotated[str, AfterValidator(_check_attribute_name)], ...], Field(max_length=64), Strict(False)
-]
-DimensionNames = Annotated[
-    tuple[Annotated[str, AfterValidator(_check_attribute_name), AfterValidator(_check_dimension)], ...],
-    Field(max_length=64),
-    Strict(False),
-]
 Buckets = Annotated[tuple[float, ...], Field(max_length=100), AfterValidator(_check_buckets), Strict(False)]

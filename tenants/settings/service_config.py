@@ -11,7 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.errors import Fault, SettingsError
+from tenants.settings.inherited_collisions import inherited_collision, inherited_layers
 from tenants.settings.model import SettingsModel, validate
+from tenants.settings.names import LabelName, Text, check_label_name
 from tenants.settings.overrides import Overrides
 from tenants.settings.processors import ProcessorConfig
 from tenants.settings.remote_write import RemoteWriteEndpoints
@@ -21,10 +23,7 @@ from tenants.settings.scalars import (
     Duration,
     HostPort,
     IngestionSlack,
-    LabelName,
-    Text,
     between,
-    check_label_name,
 )
 from tenants.settings.yaml_document import read_yaml
 
@@ -56,6 +55,8 @@ def _inheritance(value: object) -> object:
         raise ValueError("replace is not supported yet; use inherit")
     return value
 
+
+LimiterType = Literal["series", "entity"]
 
 # Absolute, because the configuration travels to processes with other working directories.
 _AbsolutePath = Annotated[Path, BeforeValidator(_path), AfterValidator(Path.absolute)]
@@ -130,6 +131,10 @@ class MetricsGeneratorConfig(SettingsModel):
     metrics_ingestion_time_range_slack: IngestionSlack = Field(
         default=Duration.parse("30s"),
         description="How far from now a span may end, either way (duration, 0s to 12h).",
+    )
+    limiter_type: LimiterType = Field(
+        default="series",
+        description="What a tenant's limit counts: series (max_active_series) or entity (max_active_entities).",
     )
     processor: ProcessorConfig = Field(default=ProcessorConfig(), description="Settings of the processors.")
     registry: RegistryConfig = Field(default=RegistryConfig(), description="Series and their labels.")
@@ -236,4 +241,8 @@ def parse_service_config(text: bytes, environ: Mapping[str, str], *, source: str
         document = read_yaml(text, environ)
     except SettingsError as error:
         raise SettingsError(error.faults, source) from None
-    return validate(ServiceConfig, document.value, document=document, source=source)
+    config = validate(ServiceConfig, document.value, document=document, source=source)
+    below = inherited_layers(config.metrics_generator.processor.span_metrics)
+    if fault := inherited_collision(config.overrides.defaults, below, ("overrides", "defaults"), document):
+        raise SettingsError([fault], source)
+    return config

@@ -19,11 +19,14 @@ from tenants.settings import (
     parse_service_config,
     resolve,
 )
+from tenants.settings.dimension_mappings import DimensionMapping
+from tenants.settings.filter_policies import FilterPolicy
 from tenants.settings.model import validate
+from tenants.settings.tenant_settings import HistogramSettings, HostInfoSettings
 
 ACME = TenantId("acme")
 SECRET = "s3cr3t-value"
-ALL = ["span-metrics", "service-graphs"]
+ALL = ["span-metrics", "service-graphs", "host-info"]
 
 
 Keys = Mapping[str, object]
@@ -67,6 +70,25 @@ def effective(
     return resolve(config, runtime, ACME)
 
 
+SWITCHES = (
+    "span_metrics.enable_target_info",
+    "span_metrics.enable_instance_label",
+    "span_metrics.enable_tracestate_span_multiplier",
+    "span_metrics.keep_colliding_dimensions",
+    "span_metrics.enable_strict_filter_types",
+    "service_graphs.enable_client_server_prefix",
+    "service_graphs.enable_messaging_system_latency_histogram",
+    "service_graphs.enable_virtual_node_label",
+    "service_graphs.enable_tracestate_span_multiplier",
+    "service_graphs.keep_colliding_dimensions",
+    "service_graphs.enable_strict_filter_types",
+    "service_graphs.pair_database_spans",
+    "service_graphs.count_every_receiver",
+    "service_graphs.enable_virtual_node_latency",
+    "service_graphs.zero_parent_id_is_root",
+)
+
+
 def nested(path: str, value: object) -> dict[str, object]:
     head, _, rest = path.partition(".")
     return {head: nested(rest, value) if rest else value}
@@ -84,6 +106,25 @@ def test_empty_layer_overrides_nothing(value: object) -> None:
     ("key", "accepted", "refused"),
     [
         ("max_active_series", [0, 1, 2**32 - 1], [-5, 2**32, "5", 1.5, True]),
+        ("max_active_entities", [0, 1, 2**32 - 1], [-1, 2**32, "0", 1.5, False]),
+        ("max_cardinality_per_label", [0, 10, 2**64 - 1], [-1, 2**64, "10", True]),
+        ("disable_collection", [True, False], [0, 1, "true"]),
+        ("generate_native_histograms", ["classic", "native", "both"], ["", "Classic", "none", False, 1, []]),
+        (
+            "native_histogram_bucket_factor",
+            [0, 0.0, 1.0001, 1.1, 2, 65536.5],
+            [1, 0.99, -1.1, float("nan"), float("inf"), "1.1", True, False, 10**400],
+        ),
+        ("native_histogram_max_bucket_number", [0, 1, 10_000], [-1, 10_001, 1.5, "100", True, False]),
+        (
+            "native_histogram_min_reset_duration",
+            ["0s", 0, "1ns", "15m", "87600h"],
+            ["-1ns", "87600h1ns", "1d", 1.5, False],
+        ),
+        ("span_name_sanitization", ["", "dry_run", "enabled"], ["on", "Enabled", "dry-run", True, []]),
+        ("ring_size", [0, 3], [-1, "3", True]),
+        ("forwarder.queue_size", [1, 100, 1_000_000], [-1, 0, 1_000_001, "100", True]),
+        ("forwarder.workers", [1, 2, 64], [-1, 0, 65, "2", True]),
         (
             "collection_interval",
             ["1s", "15s", "5m", 30_000_000_000],
@@ -95,11 +136,20 @@ def test_empty_layer_overrides_nothing(value: object) -> None:
         ("processors", [[], ALL], ["span-metrics", [1], [None], {"span-metrics": 1}]),
         (
             "processor.span_metrics.dimensions",
-            [[], ["a.b"], ["x"] * 64],
-            [[""], [3], "a", ["x"] * 65, ["\ud800"]],
+            [[], ["a.b"], ["x"] * 64, ["x" * 1024], ["größe", "1x"]],
+            [[""], [3], "a", ["x"] * 65, ["\ud800"], ["x" * 1025], ["ö" * 513], ["..name__"]],
         ),
         ("processor.service_graphs.dimensions", [[], ["a.b"]], [[""], "a"]),
-        ("processor.service_graphs.peer_attributes", [[], ["a"]], [[""], "a"]),
+        ("processor.service_graphs.peer_attributes", [[], ["a"]], [[""], "a", ["x" * 1025]]),
+        ("processor.span_metrics.target_info_excluded_dimensions", [[], ["le"]], [[""], ["x"] * 65]),
+        ("processor.span_metrics.span_multiplier_key", ["", "a.b", "x" * 1024], [1, "x" * 1025, "\ud800"]),
+        ("processor.service_graphs.span_multiplier_key", ["", "a.b"], [1, "x" * 1025]),
+        ("processor.host_info.host_identifiers", [["host.id"], ["x"] * 64], [[], [""], ["x"] * 65, "host.id"]),
+        (
+            "processor.host_info.metric_name",
+            ["traces_host_info", "a b", "1x", "größe", "x" * 1024],
+            ["", "x" * 1025, 1, "traces_target_info", "traces_spanmetrics_calls_total", "traces_service_graph_x"],
+        ),
         (
             "processor.span_metrics.histogram_buckets",
             [[], [1], [0.1, 1, 2.5], list(range(1, 101))],
@@ -122,9 +172,7 @@ def test_empty_layer_overrides_nothing(value: object) -> None:
             [{}, {"service": False}],
             [{"job": True}, {"service": 1}, []],
         ),
-        ("processor.service_graphs.enable_client_server_prefix", [True, False], [1, "true"]),
-        ("processor.service_graphs.enable_messaging_system_latency_histogram", [True, False], [0]),
-        ("processor.service_graphs.enable_virtual_node_label", [True, False], ["yes"]),
+        *((f"processor.{switch}", [True, False], [0, 1, "true", "yes", []]) for switch in SWITCHES),
         (
             "remote_write_headers",
             [{}, {"Authorization": "x"}],
@@ -151,54 +199,49 @@ def test_refused_buckets_are_named_by_path_and_index(buckets: list[float]) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("host-info", "not supported yet"),
-        ("service-graphs-connection-info", "not supported yet"),
         ("local-blocks", "is not a processor; known are span-metrics,"),
         ("Span-Metrics", "is not a processor"),
         ("", "is not a processor"),
     ],
 )
-def test_other_processors_are_refused(name: str, message: str) -> None:
+def test_unknown_processors_are_refused(name: str, message: str) -> None:
     found = faults(nested("metrics_generator.processors", ["span-metrics", name]))
     assert message in found["metrics_generator.processors[1]"]
 
 
 @pytest.mark.parametrize(
-    ("key", "no_op", "asks_for_something"),
+    ("key", "value", "message"),
     [
-        ("ring_size", [0], [3]),
-        ("max_active_entities", [0], [1, False, "0"]),
-        ("max_cardinality_per_label", [0], [10]),
-        ("disable_collection", [False], [True, 0]),
-        ("generate_native_histograms", ["classic", ""], ["native", "both", "Classic", False]),
-        ("native_histogram_bucket_factor", [1.1, 0], [1.2, True]),
-        ("native_histogram_max_bucket_number", [100, 0], [50]),
-        ("native_histogram_min_reset_duration", ["15m", 900_000_000_000, "0s"], ["1m"]),
-        ("span_name_sanitization", [""], ["enabled", "dry_run", False]),
-        ("forwarder.queue_size", [0, 100], [-1, 5]),
-        ("forwarder.workers", [0, 2], [-1, 5]),
-        ("processor.service_graphs.filter_policies", [[]], [[{}], {}]),
-        ("processor.service_graphs.span_multiplier_key", [""], ["x"]),
-        ("processor.service_graphs.enable_tracestate_span_multiplier", [False], [True]),
-        ("processor.span_metrics.dimension_mappings", [[]], [[{"name": "x"}]]),
-        ("processor.span_metrics.filter_policies", [[]], [[{}]]),
-        ("processor.span_metrics.enable_target_info", [False], [True]),
-        ("processor.span_metrics.target_info_excluded_dimensions", [[]], [["x"]]),
-        ("processor.span_metrics.enable_instance_label", [True], [False, 1]),
-        ("processor.span_metrics.span_multiplier_key", [""], ["x"]),
-        ("processor.span_metrics.enable_tracestate_span_multiplier", [False], [True]),
-        ("processor.host_info.host_identifiers", [["k8s.node.name", "host.id"]], [[], ["x"]]),
-        ("processor.host_info.metric_name", ["traces_host_info"], ["x"]),
+        ("generate_native_histograms", "", "should be 'classic', 'native' or 'both'"),
+        ("native_histogram_bucket_factor", 1, "should be a finite number greater than 1, or 0 to inherit it"),
+        ("native_histogram_bucket_factor", "1.1", "should be a number, without quotes"),
+        ("native_histogram_max_bucket_number", 10_001, "should be less than or equal to 10000"),
+        ("native_histogram_min_reset_duration", "-1s", "should be from 0s to 87600h, not -1s"),
+        ("span_name_sanitization", "on", "should be '', 'dry_run' or 'enabled'"),
+        ("disable_collection", 1, "should be true or false, without quotes"),
+        ("forwarder.queue_size", 0, "should be greater than or equal to 1"),
+        ("forwarder.workers", 65, "should be less than or equal to 64"),
+        ("processor.span_metrics.span_multiplier_key", "x" * 1025, "should be at most 1024 bytes, not 1025"),
+        ("processor.host_info.metric_name", "", "should be the name of a metric, not an empty text"),
+        (
+            "processor.host_info.metric_name",
+            "traces_spanmetrics_latency_count",
+            "is the name of a metric that another processor generates; choose another",
+        ),
+        (
+            "processor.host_info.host_identifiers",
+            [],
+            "should name an attribute at least; to generate no host info, take host-info out of processors",
+        ),
     ],
 )
-def test_known_key_is_refused_unless_it_asks_for_nothing(
-    key: str, no_op: list[object], asks_for_something: list[object]
-) -> None:
-    for value in no_op:
-        assert layer(nested(key, value)) == Overrides()
-    for value in asks_for_something:
-        found = faults(nested(f"metrics_generator.{key}", value))
-        assert found == {f"metrics_generator.{key}": "known, but not supported by this version; remove it"}
+def test_refusal_says_what_would_be_right(key: str, value: object, message: str) -> None:
+    assert faults(nested(f"metrics_generator.{key}", value)) == {f"metrics_generator.{key}": message}
+
+
+def test_keys_without_effect_are_accepted_and_change_nothing() -> None:
+    without_effect = {"ring_size": 3, "forwarder": {"queue_size": 7, "workers": 9}}
+    assert effective(tenant={"processors": ALL, **without_effect}) == effective(tenant={"processors": ALL})
 
 
 @pytest.mark.parametrize(
@@ -287,7 +330,7 @@ def test_refused_secrets_do_not_show_even_without_the_loader() -> None:
 def test_without_processors_nothing_is_generated() -> None:
     settings = effective()
     assert not settings.is_generating
-    assert (settings.span_metrics, settings.service_graphs) == (None, None)
+    assert (settings.span_metrics, settings.service_graphs, settings.host_info) == (None, None, None)
 
 
 def test_unconfigured_tenant_has_the_built_in_settings() -> None:
@@ -298,6 +341,12 @@ def test_unconfigured_tenant_has_the_built_in_settings() -> None:
     assert settings.service_graphs is not None
     assert len(settings.span_metrics.histogram_buckets) == 14
     assert len(settings.service_graphs.histogram_buckets) == 8
+    assert settings.host_info == HostInfoSettings(("k8s.node.name", "host.id"), "traces_host_info")
+    assert settings.histograms == HistogramSettings("classic", 1.1, 100, Duration.parse("15m"))
+    assert settings.disable_collection is False
+    assert settings.limiter_type == "series"
+    assert (settings.max_active_entities, settings.max_cardinality_per_label) == (0, 0)
+    assert settings.span_name_sanitization == ""
     assert settings.ingestion_time_range_slack.seconds == 30
     assert settings.collection_interval.seconds == 15
     assert settings.stale_duration.seconds == 900
@@ -313,26 +362,76 @@ def test_unconfigured_tenant_has_the_built_in_settings() -> None:
 
 STATIC = """
 metrics_generator:
+  limiter_type: entity
   metrics_ingestion_time_range_slack: 31s
   registry:
     {collection_interval: 16s, stale_duration: 11m, max_label_name_length: 5, max_label_value_length: 6}
   processor:
-    span_metrics: {histogram_buckets: [1], dimensions: [static]}
+    span_metrics:
+      {histogram_buckets: [1], dimensions: [static], dimension_mappings: [{name: joined, source_labels: [static]}],
+       filter_policies: [{include: {match_type: strict, attributes: [{key: name, value: static}]}}],
+       enable_target_info: true, target_info_excluded_dimensions: [static], enable_instance_label: false,
+       span_multiplier_key: static, enable_tracestate_span_multiplier: true,
+       keep_colliding_dimensions: true, enable_strict_filter_types: true}
     service_graphs:
       {histogram_buckets: [2], dimensions: [static], peer_attributes: [static],
        database_name_attributes: [static], wait: 3s, max_items: 7,
        enable_client_server_prefix: true, enable_virtual_node_label: true,
-       enable_messaging_system_latency_histogram: true}
+       enable_messaging_system_latency_histogram: true,
+       filter_policies: [{include: {match_type: strict, attributes: [{key: name, value: static}]}}],
+       span_multiplier_key: static, enable_tracestate_span_multiplier: true,
+       keep_colliding_dimensions: true, enable_strict_filter_types: true, pair_database_spans: true,
+       count_every_receiver: true, enable_virtual_node_latency: false, zero_parent_id_is_root: true}
+    host_info: {host_identifiers: [static], metric_name: static}
 remote_write: [{url: 'http://static/', name: static}]
 """
 
 
+NOT_NAMED_AS_THE_KEY = {
+    "generate_native_histograms": "histograms.mode",
+    "native_histogram_bucket_factor": "histograms.native_bucket_factor",
+    "native_histogram_max_bucket_number": "histograms.native_max_buckets",
+    "native_histogram_min_reset_duration": "histograms.native_min_reset_duration",
+}
+BUILT_IN = {*NOT_NAMED_AS_THE_KEY, "trace_id_label_name", "shards", "disable_collection", "span_name_sanitization"}
+BUILT_IN |= {"max_active_series", "max_active_entities", "max_cardinality_per_label"}
+
+
 def read(settings: TenantSettings, key: str) -> object:
     value: object = settings
+    key = NOT_NAMED_AS_THE_KEY.get(key, key)
     for name in key.removeprefix("processor.").split("."):
         value = getattr(value, name)
     return value
 
+
+def policies(*names: str) -> list[dict[str, object]]:
+    attributes = ({"key": "name", "value": name} for name in names)
+    return [{"include": {"match_type": "strict", "attributes": [attribute]}} for attribute in attributes]
+
+
+def checked_policies(*names: str) -> tuple[FilterPolicy, ...]:
+    return tuple(validate(FilterPolicy, policy) for policy in policies(*names))
+
+
+def mappings(*names: str) -> list[dict[str, object]]:
+    return [{"name": name, "source_labels": ["x"], "join": "-"} for name in names]
+
+
+def checked_mappings(*names: str) -> tuple[DimensionMapping, ...]:
+    return tuple(validate(DimensionMapping, mapping) for mapping in mappings(*names))
+
+
+STATIC_MAPPING = (validate(DimensionMapping, {"name": "joined", "source_labels": ["static"]}),)
+STATIC_ON = {
+    "span_metrics.enable_target_info",
+    *(
+        name
+        for name in SWITCHES
+        if name.endswith("multiplier") or name.endswith("dimensions") or "filter_types" in name
+    ),
+    *(name for name in SWITCHES if name.startswith("service_graphs.") and not name.endswith("virtual_node_latency")),
+}
 
 # key, value in `defaults`, in `*`, in the tenant's entry; as effective; the static or built-in value.
 FIELDS: list[tuple[str, list[object], list[object], object]] = [
@@ -357,22 +456,48 @@ FIELDS: list[tuple[str, list[object], list[object], object]] = [
     ("processor.service_graphs.dimensions", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
     ("processor.service_graphs.peer_attributes", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
     (
-        "processor.service_graphs.enable_client_server_prefix",
-        [False, True, False],
-        [False, True, False],
-        True,
+        "processor.span_metrics.dimension_mappings",
+        [mappings("a"), mappings("b", "c"), []],
+        [checked_mappings("a"), checked_mappings("b", "c"), ()],
+        STATIC_MAPPING,
     ),
-    ("processor.service_graphs.enable_virtual_node_label", [False, True, False], [False, True, False], True),
+    *(
+        (
+            f"processor.{processor}.filter_policies",
+            [policies("a"), policies("b", "c"), []],
+            [checked_policies("a"), checked_policies("b", "c"), ()],
+            checked_policies("static"),
+        )
+        for processor in ("span_metrics", "service_graphs")
+    ),
+    ("processor.span_metrics.target_info_excluded_dimensions", [["a"], ["b"], []], [("a",), ("b",), ()], ("static",)),
+    # An explicit empty text is present: it clears the key of the layers below.
+    ("processor.span_metrics.span_multiplier_key", ["a", "b", ""], ["a", "b", ""], "static"),
+    ("processor.service_graphs.span_multiplier_key", ["a", "b", ""], ["a", "b", ""], "static"),
+    ("processor.host_info.host_identifiers", [["a"], ["b"], ["c"]], [("a",), ("b",), ("c",)], ("static",)),
+    ("processor.host_info.metric_name", ["a", "b", "c"], ["a", "b", "c"], "static"),
+    ("max_active_entities", [1, 2, 0], [1, 2, 0], 0),
+    ("max_cardinality_per_label", [1, 2, 0], [1, 2, 0], 0),
+    ("disable_collection", [True, False, True], [True, False, True], False),
+    ("span_name_sanitization", ["enabled", "dry_run", ""], ["enabled", "dry_run", ""], ""),
+    ("generate_native_histograms", ["native", "both", "classic"], ["native", "both", "classic"], "classic"),
+    ("native_histogram_bucket_factor", [1.2, 1.3, 2], [1.2, 1.3, 2.0], 1.1),
+    ("native_histogram_max_bucket_number", [1, 2, 3], [1, 2, 3], 100),
     (
-        "processor.service_graphs.enable_messaging_system_latency_histogram",
-        [False, True, False],
-        [False, True, False],
-        True,
+        "native_histogram_min_reset_duration",
+        ["1s", "2s", "0s"],
+        [Duration.parse(f"{n}s") for n in (1, 2, 0)],
+        Duration.parse("15m"),
     ),
+    # Three states: false is a value like any other, also against a static true (Q28).
+    *((f"processor.{name}", [False, True, False], [False, True, False], name in STATIC_ON) for name in SWITCHES),
+    *((f"processor.{name}", [True, False, True], [True, False, True], name in STATIC_ON) for name in SWITCHES),
 ]
 
 
-@pytest.mark.parametrize(("key", "given", "expected", "static"), FIELDS, ids=[field[0] for field in FIELDS])
+@pytest.mark.parametrize(
+    ("key", "given", "expected", "static"), FIELDS, ids=[f"{field[0]}-{field[1][2]}" for field in FIELDS]
+)
 def test_strongest_layer_in_which_a_field_is_present_wins(
     key: str, given: list[object], expected: list[object], static: object
 ) -> None:
@@ -382,7 +507,7 @@ def test_strongest_layer_in_which_a_field_is_present_wins(
         (
             {"defaults": processors},
             static,
-            "builtin" if key in {"trace_id_label_name", "max_active_series", "shards"} else "static",
+            "builtin" if key in BUILT_IN else "static",
         ),
         ({"defaults": processors | in_defaults}, expected[0], "defaults"),
         ({"defaults": processors | in_defaults, "wildcard": in_wildcard}, expected[1], "wildcard"),
@@ -410,9 +535,15 @@ def test_fields_without_override_come_from_the_service_configuration() -> None:
     assert settings.service_graphs.wait == Duration.parse("3s")
     assert settings.service_graphs.max_items == 7
     assert settings.service_graphs.database_name_attributes == ("static",)
+    assert settings.limiter_type == "entity"
     assert (settings.max_label_name_length, settings.max_label_value_length) == (5, 6)
     assert settings.stale_duration == Duration.parse("11m")
-    for key in ("registry.stale_duration", "processor.service_graphs.wait", "registry.max_label_name_length"):
+    for key in (
+        "limiter_type",
+        "registry.stale_duration",
+        "registry.max_label_name_length",
+        "processor.service_graphs.wait",
+    ):
         assert settings.provenance[f"metrics_generator.{key}"] == "static"
 
 
@@ -423,6 +554,18 @@ def test_entry_inherits_every_field_it_does_not_mention() -> None:
     )
     assert (settings.max_active_series, settings.shards) == (100, 4)
     assert settings.is_generating
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "built_in"),
+    [("native_histogram_bucket_factor", 1.5, 1.1), ("native_histogram_max_bucket_number", 7, 100)],
+)
+@pytest.mark.parametrize("zero", [0, None])
+def test_zero_of_a_native_histogram_counts_as_absent(key: str, value: float, built_in: float, zero: object) -> None:
+    inherited = effective(wildcard={key: value}, tenant={key: zero})
+    assert (read(inherited, key), inherited.provenance[f"metrics_generator.{key}"]) == (value, "wildcard")
+    nowhere = effective(defaults={key: zero}, wildcard={key: zero}, tenant={key: zero})
+    assert (read(nowhere, key), nowhere.provenance[f"metrics_generator.{key}"]) == (built_in, "builtin")
 
 
 def test_wildcard_applies_to_tenants_without_an_entry() -> None:
@@ -485,21 +628,44 @@ def test_intrinsic_dimensions_resolve_one_by_one() -> None:
         (["span-metrics-latency"], (False, True, False), None),
         (["span-metrics-size"], (False, False, True), None),
         (["span-metrics-size", "span-metrics-count"], (True, False, True), None),
-        (["service-graphs"], None, (True, True)),
-        (["service-graphs-latency", "service-graphs"], None, (True, True)),
-        (["service-graphs-request"], None, (True, False)),
-        (["service-graphs-latency"], None, (False, True)),
-        (["service-graphs-latency", "service-graphs-request"], None, (True, True)),
-        (["service-graphs", "service-graphs", "span-metrics-count"], (True, False, False), (True, True)),
+        (["service-graphs"], None, (True, True, False)),
+        (["service-graphs-latency", "service-graphs"], None, (True, True, False)),
+        (["service-graphs-request"], None, (True, False, False)),
+        (["service-graphs-latency"], None, (False, True, False)),
+        (["service-graphs-latency", "service-graphs-request"], None, (True, True, False)),
+        (["service-graphs-connection-info"], None, (False, False, True)),
+        (["service-graphs-connection-info", "service-graphs"], None, (True, True, True)),
+        (["service-graphs-connection-info", "service-graphs-latency"], None, (False, True, True)),
+        (["service-graphs", "service-graphs", "span-metrics-count"], (True, False, False), (True, True, False)),
+        (["host-info"], None, None),
     ],
 )
 def test_sub_names_fold_into_their_parent(
-    names: list[str], span_metrics: tuple[bool, bool, bool] | None, service_graphs: tuple[bool, bool] | None
+    names: list[str],
+    span_metrics: tuple[bool, bool, bool] | None,
+    service_graphs: tuple[bool, bool, bool] | None,
 ) -> None:
     settings = effective(tenant={"processors": names})
     spans, graphs = settings.span_metrics, settings.service_graphs
     assert (spans and (spans.count, spans.latency, spans.size)) == span_metrics
-    assert (graphs and (graphs.request, graphs.latency)) == service_graphs
+    assert (graphs and (graphs.request, graphs.latency, graphs.connection_info)) == service_graphs
+    assert settings.is_generating
+
+
+@pytest.mark.parametrize(
+    ("names", "active"),
+    [
+        ([], ()),
+        (["host-info", "span-metrics"], ("span-metrics", "host-info")),
+        (["span-metrics-count", "span-metrics-size"], ("span-metrics",)),
+        (["service-graphs-connection-info"], ("service-graphs",)),
+        (ALL, ("span-metrics", "service-graphs", "host-info")),
+    ],
+)
+def test_active_processors_are_named_by_their_parent(names: list[str], active: tuple[str, ...]) -> None:
+    settings = effective(tenant={"processors": names})
+    assert settings.active_processors == active
+    assert settings.is_generating == bool(active)
 
 
 @pytest.mark.parametrize("name", ["span-metrics-count", "span-metrics-latency"])
@@ -606,6 +772,18 @@ def test_settings_are_equal_whatever_layer_the_values_come_from() -> None:
     assert from_tenant != effective(tenant={"processors": ALL, "shards": 3})
 
 
+@pytest.mark.parametrize(("value", "other"), [(1, True), (1, 1.0), (0, False), (1.0, True), (1, 2), ("1", 1)])
+def test_filter_value_of_another_type_is_a_change(value: object, other: object) -> None:
+    def filtered(value: object) -> TenantSettings:
+        block = {"match_type": "strict", "attributes": [{"key": "span.x", "value": value}]}
+        key = "processor.span_metrics.filter_policies"
+        return effective(tenant={"processors": ALL, **nested(key, [{"include": block}])})
+
+    assert filtered(value) == filtered(value)
+    assert filtered(value) != filtered(other)
+    assert pickle.loads(pickle.dumps(filtered(value))) == filtered(value)
+
+
 def test_changed_secret_is_a_change() -> None:
     assert rich() == rich()
     other = effective(STATIC, tenant={"processors": ALL, "remote_write_headers": {"Authorization": "other"}})
@@ -613,9 +791,9 @@ def test_changed_secret_is_a_change() -> None:
 
 
 @pytest.mark.parametrize("processor", ["span_metrics", "service_graphs"])
-@pytest.mark.parametrize("dimension", ["le", "__name__"])
-def test_a_dimension_that_tells_series_apart_is_refused(processor: str, dimension: str) -> None:
+@pytest.mark.parametrize(("dimension", "label"), [("le", "le"), ("__name__", "__name__"), ("..name--", "__name__")])
+def test_a_dimension_that_tells_series_apart_is_refused(processor: str, dimension: str, label: str) -> None:
     document = {"metrics_generator": {"processor": {processor: {"dimensions": ["region", dimension]}}}}
-    with pytest.raises(SettingsError, match=rf"{processor}\.dimensions\[1\].*the label {dimension} belongs") as refused:
+    with pytest.raises(SettingsError, match=rf"{processor}\.dimensions\[1\].*the label {label} belongs") as refused:
         validate(Overrides, document)
     assert len(refused.value.faults) == 1

@@ -150,7 +150,19 @@ def test_thousands_of_entries_load() -> None:
             "overrides: {a: {metrics_generator: {forwarder: {queue_size: -1}}}}",
             "validate",
             "overrides.a.metrics_generator.forwarder.queue_size",
-            "not supported",
+            "1",
+        ),
+        (
+            "overrides: {a: {metrics_generator: {processor: {service_graphs: {filter_policies: [{}]}}}}}",
+            "validate",
+            "overrides.a.metrics_generator.processor.service_graphs.filter_policies[0]",
+            "is empty; give it include, include_any or exclude",
+        ),
+        (
+            "overrides: {a: {metrics_generator: {native_histogram_bucket_factor: 1}}}",
+            "validate",
+            "overrides.a.metrics_generator.native_histogram_bucket_factor",
+            "greater than 1",
         ),
         (
             "overrides: {a: {metrics_generator: {processors: [nope]}}}",

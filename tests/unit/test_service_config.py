@@ -18,6 +18,7 @@ from tenants.settings import (
     SettingsError,
     load_service_config,
     parse_service_config,
+    resolve,
 )
 from tenants.settings.errors import dotted
 from tenants.settings.yaml_document import read_yaml
@@ -75,6 +76,23 @@ def test_defaults_are_the_documented_ones() -> None:
     assert generator.processor.service_graphs.histogram_buckets == (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
     assert generator.processor.service_graphs.wait.seconds == 10
     assert generator.processor.service_graphs.max_items == 10_000
+    assert generator.processor.service_graphs.workers == 10
+    assert generator.limiter_type == "series"
+    spans, graphs, hosts = (
+        generator.processor.span_metrics,
+        generator.processor.service_graphs,
+        generator.processor.host_info,
+    )
+    for processor in (spans, graphs):
+        assert (processor.filter_policies, processor.span_multiplier_key) == ((), "")
+        assert processor.enable_tracestate_span_multiplier is False
+        assert processor.keep_colliding_dimensions is False
+        assert processor.enable_strict_filter_types is False
+    assert (spans.dimension_mappings, spans.target_info_excluded_dimensions) == ((), ())
+    assert (spans.enable_target_info, spans.enable_instance_label) == (False, True)
+    assert (graphs.pair_database_spans, graphs.count_every_receiver, graphs.zero_parent_id_is_root) == (False,) * 3
+    assert graphs.enable_virtual_node_latency is True
+    assert (hosts.host_identifiers, hosts.metric_name) == (("k8s.node.name", "host.id"), "traces_host_info")
     assert defaults.remote_write == ()
     assert defaults.remote_write_add_org_id_header is True
     assert defaults.cluster.shard_hosts == 0
@@ -103,7 +121,34 @@ def _uncommented_example() -> str:
 def test_examples_in_the_example_file_are_valid() -> None:
     loaded = config(_uncommented_example(), {"METRICS_TOKEN": SECRET})
     assert loaded.remote_write[0].headers["Authorization"].get_secret_value() == f"Bearer {SECRET}"
-    assert loaded.overrides.defaults.metrics_generator.processors == ("span-metrics", "service-graphs")
+    generator = loaded.overrides.defaults.metrics_generator
+    assert generator.processors == ("span-metrics", "service-graphs")
+    assert generator.processor.span_metrics.filter_policies
+    assert generator.processor.span_metrics.dimension_mappings
+
+
+def _example_values(model: BaseModel) -> dict[str, Any]:
+    """What a commented example of the file gives, without the lists and mappings that it shows the form of."""
+    shown = model.model_dump(exclude_none=True)
+    return {key: value for key, value in shown.items() if not isinstance(value, dict | list | tuple)}
+
+
+def test_scalars_in_the_example_of_defaults_are_the_built_in_values() -> None:
+    generator = config(_uncommented_example(), {"METRICS_TOKEN": SECRET}).overrides.defaults.metrics_generator
+    built_in = resolve(ServiceConfig(), {}, TenantId("acme"))
+    processors = ServiceConfig().metrics_generator.processor
+    histograms = {
+        "generate_native_histograms": built_in.histograms.mode,
+        "native_histogram_bucket_factor": built_in.histograms.native_bucket_factor,
+        "native_histogram_max_bucket_number": built_in.histograms.native_max_buckets,
+        "native_histogram_min_reset_duration": built_in.histograms.native_min_reset_duration,
+    }
+    for key, value in _example_values(generator).items():
+        if key != "ring_size":
+            assert value == (histograms[key] if key in histograms else getattr(built_in, key)), key
+    for name in ("span_metrics", "service_graphs", "host_info"):
+        for key, value in _example_values(getattr(generator.processor, name)).items():
+            assert value == getattr(getattr(processors, name), key), f"{name}.{key}"
 
 
 def models(root: type[BaseModel]) -> set[type[BaseModel]]:
@@ -121,8 +166,7 @@ def models(root: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_example_file_names_every_supported_key() -> None:
     named = set(re.findall(r"([a-z_]+):", _uncommented_example()))
-    unsupported = {"read", "compaction", "forwarders", "forwarder", "storage", "ingestion", "global_"}
-    unsupported |= {"cost_attribution", "host_info"}
+    unsupported = {"read", "compaction", "forwarders", "storage", "ingestion", "global_", "cost_attribution"}
     missing = {
         f"{model.__name__}.{name}"
         for model in models(ServiceConfig)
@@ -275,14 +319,54 @@ REGISTRY = "metrics_generator.registry"
             "greater than or equal to 1",
         ),
         (
-            "metrics_generator: {processor: {host_info: {metric_name: x}}}",
+            "metrics_generator: {processor: {service_graphs: {workers: -1}}}",
             None,
-            "not supported by this version",
+            "greater than or equal to 0",
+        ),
+        ("metrics_generator: {processor: {service_graphs: {workers: 2.5}}}", None, "whole number"),
+        ("metrics_generator: {limiter_type: entities}", "metrics_generator.limiter_type", "'series' or 'entity'"),
+        ("metrics_generator: {limiter_type: ''}", "metrics_generator.limiter_type", "'series' or 'entity'"),
+        (
+            "metrics_generator: {processor: {host_info: {metric_name: ''}}}",
+            "metrics_generator.processor.host_info.metric_name",
+            "should be the name of a metric, not an empty text",
         ),
         (
-            "metrics_generator: {processor: {service_graphs: {workers: 3}}}",
-            None,
-            "not supported by this version",
+            "metrics_generator: {processor: {host_info: {host_identifiers: []}}}",
+            "metrics_generator.processor.host_info.host_identifiers",
+            "should name an attribute at least",
+        ),
+        (
+            "metrics_generator: {processor: {span_metrics: {filter_policies: [{}]}}}",
+            "metrics_generator.processor.span_metrics.filter_policies[0]",
+            "is empty; give it include, include_any or exclude",
+        ),
+        (
+            "metrics_generator: {processor: {span_metrics: {dimension_mappings: [{name: a, source_labels: []}]}}}",
+            "metrics_generator.processor.span_metrics.dimension_mappings[0].source_labels",
+            "should not be empty",
+        ),
+        (
+            "metrics_generator: {processor: {service_graphs: {filter_policies: {}}}}",
+            "metrics_generator.processor.service_graphs.filter_policies",
+            "list",
+        ),
+        *(
+            (f"metrics_generator: {{processor: {{{processor}: {{{key}: 1}}}}}}", None, "true or false")
+            for processor, key in (
+                ("span_metrics", "enable_target_info"),
+                ("span_metrics", "enable_instance_label"),
+                ("span_metrics", "enable_tracestate_span_multiplier"),
+                ("span_metrics", "keep_colliding_dimensions"),
+                ("span_metrics", "enable_strict_filter_types"),
+                ("service_graphs", "enable_tracestate_span_multiplier"),
+                ("service_graphs", "keep_colliding_dimensions"),
+                ("service_graphs", "enable_strict_filter_types"),
+                ("service_graphs", "pair_database_spans"),
+                ("service_graphs", "count_every_receiver"),
+                ("service_graphs", "enable_virtual_node_latency"),
+                ("service_graphs", "zero_parent_id_is_root"),
+            )
         ),
         ("metrics_generator: {processor: {span_metrics: {histogram_buckets: 1}}}", None, "list"),
         ("metrics_generator: {processor: {span_metrics: {histogram_buckets: [a]}}}", None, "number"),
@@ -296,9 +380,10 @@ def test_wrong_value_is_refused_with_its_path(text: str, path: str | None, messa
     assert path is None or found_path == path
 
 
-def test_reference_keys_that_ask_for_nothing_are_accepted() -> None:
+def test_defaults_may_be_spelled_out() -> None:
     text = """
 metrics_generator:
+  limiter_type: series
   processor:
     service_graphs: {workers: 10, filter_policies: [], span_multiplier_key: ""}
     span_metrics: {enable_target_info: false, dimension_mappings: [], enable_instance_label: true}
@@ -616,7 +701,7 @@ def only_fault(text: bytes, environ: dict[str, str] | None = None) -> Fault:
         (b"log: {}\ndata_dir: \xff\n", 2, 11),
         (b"log: {}\ndata_dir: \x07\n", 2, 11),
         (b'data_dir: "\\ud800"\n', 1, None),
-        (b"[" * 100_000, 1, 66),
+        (b"[" * 100_000, 1, None),  # libyaml 0.2.6 has a limit of its own
         (b"{a: " * 100_000, 1, None),
     ],
 )
