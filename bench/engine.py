@@ -1,7 +1,8 @@
 """How many spans does the engine take from bytes to merged series in one second of CPU?
 
 Runs everything that the engine does for a span, in one thread: split into one frame a shard, apply, flush every
-simulated second, merge, and one collection at the end. Both processors are on. The result counts only if the series
+simulated second, merge, and one collection at the end. Both processors are on; ``full`` adds filters and target info,
+``native`` counts in native histograms. The result counts only if the series
 add up to the spans that were fed. The value is that of the best half second, because neighbours on the same processor
 slow the others down by up to a half; the mean of all stands beside it.
 """
@@ -9,10 +10,11 @@ slow the others down by up to a half; the mean of all stands beside it.
 import argparse
 import json
 import time
+from dataclasses import dataclass
 
 from bench.plans import plan
 from bench.report import print_result
-from bench.shapes import SHAPES, SPANS_PER_REQUEST, Shape
+from bench.shapes import BATCHED, SCATTERED, SPANS_PER_REQUEST, Shape
 from tenants import _engine
 
 REQUESTS = 16  # few, so that they stay in the cache: a gateway splits what it has just received
@@ -20,11 +22,31 @@ FLUSH_EVERY = 200
 WINDOW_S = 0.5
 
 
-def run(shape: Shape, seconds: float, shard_count: int) -> None:
+@dataclass(frozen=True)
+class Case:
+    """One benchmark."""
+
+    name: str
+    shape: Shape
+    is_full: bool = False
+    mode: str = "classic"
+
+
+CASES = (
+    Case("batched", BATCHED),
+    Case("batched_native", BATCHED, mode="native"),
+    Case("scattered", SCATTERED),
+    Case("scattered_full", SCATTERED, is_full=True),
+    Case("scattered_full_native", SCATTERED, is_full=True, mode="native"),
+)
+
+
+def run(case: Case, seconds: float, shard_count: int) -> None:
     """Feed the shape's requests again and again for about ``seconds`` of CPU, and print the rate."""
+    shape = case.shape
     now_ns = time.time_ns()
     requests = shape.requests(REQUESTS, now_ns)
-    compiled = _engine.Plan(json.dumps(plan(shape.dimensions)))
+    compiled = _engine.Plan(json.dumps(plan(shape.dimensions, mode=case.mode, is_full=case.is_full)))
     shards = [_engine.Shard(compiled) for _ in range(shard_count)]
     registry = _engine.Registry(compiled, now_ns // 1_000_000)
     spans = fed = 0
@@ -51,12 +73,12 @@ def run(shape: Shape, seconds: float, shard_count: int) -> None:
     cpu_s = time.process_time() - started
     stats = registry.stats()
     if stats["edges"] != fed * shape.edges_per_request or spans != fed * SPANS_PER_REQUEST:
-        raise SystemExit(f"{shape.name}: {stats['edges']} edges of {fed * shape.edges_per_request} were counted")
+        raise SystemExit(f"{case.name}: {stats['edges']} edges of {fed * shape.edges_per_request} were counted")
     at = time.process_time()
     batches = registry.collect(now_ns // 1_000_000 + 1000, [], 2000)
     collect_s = time.process_time() - at
     print_result(
-        f"engine_{shape.name}",
+        f"engine_{case.name}",
         best,
         "spans per CPU-second",
         bytes_per_span=round(sum(map(len, requests)) / REQUESTS / SPANS_PER_REQUEST),
@@ -66,7 +88,7 @@ def run(shape: Shape, seconds: float, shard_count: int) -> None:
         spans=spans,
         edges=stats["edges"],
         active_series=stats["active_series"],
-        samples_sent=sum(batch.samples for batch in batches),
+        samples_sent=sum(batch.samples + batch.histograms for batch in batches),
         **{f"{step}_ns_per_span": round(s / spans * 1e9, 1) for step, s in spent.items()},
         collect_ns_per_series=round(collect_s / stats["active_series"] * 1e9),
         shard_bytes_per_series=round(sum(s.stats()["state_bytes"] for s in shards) / stats["active_series"], 1),
@@ -86,13 +108,15 @@ def _flush(shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int,
 
 
 def main() -> None:
-    """Run both shapes."""
+    """Run all cases, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(case.name for case in CASES))
     parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds for each shape")
     parser.add_argument("--shards", type=int, default=1)
     arguments = parser.parse_args()
-    for shape in SHAPES:
-        run(shape, arguments.seconds, arguments.shards)
+    for case in CASES:
+        if not arguments.cases or case.name in arguments.cases:
+            run(case, arguments.seconds, arguments.shards)
 
 
 if __name__ == "__main__":

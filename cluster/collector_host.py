@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import structlog
 from cluster.errors import NotConfiguredError
 from cluster.host_feed import HostFeed
 from cluster.log_setup import set_up_logging
-from cluster.measurements import Measurements
+from cluster.measurements import MAX_MEASURED_TENANTS, Measurements
 from cluster.tenant_measurements import measure_tenant
 from cluster.version import VERSION
 from tenants.endpoint import Surroundings, SystemClock, new_client
@@ -112,7 +113,8 @@ class CollectorHost:
         measured: Measurements = [("millrace_settings_version", (), version)]
         for name, feed in self._feeds.items():
             measured.append(("millrace_pull_failures_total", (name,), feed.failures))
-        for tenant, snapshot in (await self.snapshots()).items():
+        # In the order in which they began, so that who is shown does not change while it is here.
+        for tenant, snapshot in islice((await self.snapshots()).items(), MAX_MEASURED_TENANTS):
             measured += measure_tenant(str(tenant), snapshot)
         return measured
 

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
+from itertools import islice
 
 import ray
 
 from cluster.errors import NotConfiguredError
 from cluster.log_setup import set_up_logging
-from cluster.measurements import Measurements, per_tenant
+from cluster.measurements import MAX_MEASURED_TENANTS, OTHER_TENANTS, Measurements, per_tenant
 from cluster.placement import Routes
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import Acknowledgements, Pulled
@@ -15,6 +16,8 @@ from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup, ShardSet
 from tenants.settings.overrides import RuntimeOverrides
 from tenants.settings.service_config import ServiceConfig
+
+_FIGURES = ("entities", "open_edges", "outbox_records", "state_bytes")
 
 
 class ShardHost:
@@ -87,12 +90,12 @@ class ShardHost:
         if self._shards is None:
             return []
         by_shard = self._shards.stats()
-        totals: dict[str, Counter[TenantId]] = {
-            figure: Counter() for figure in ("entities", "open_edges", "outbox_records", "state_bytes")
-        }
+        shown = set(islice(dict.fromkeys(str(key.tenant) for key in by_shard), MAX_MEASURED_TENANTS))
+        totals: dict[str, Counter[str]] = {figure: Counter() for figure in _FIGURES}
         for key, stats in by_shard.items():
+            tenant = str(key.tenant) if str(key.tenant) in shown else OTHER_TENANTS
             for figure, tenants in totals.items():
-                tenants[key.tenant] += stats[figure]
+                tenants[tenant] += stats[figure]
         measured: Measurements = [
             ("millrace_shards", (), len(by_shard)),
             ("millrace_settings_version", (), self._shards.book.version),

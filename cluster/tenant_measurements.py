@@ -1,37 +1,55 @@
 """The metrics of one tenant at its collector, from the figures that it answers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from cluster.measurements import Measurements
+from cluster.measurements import Distribution, Measurements
 from tenants.endpoint import EndpointCounters
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
+
+MAX_LABEL_NAMES: Final = 1024
+"""Label names of one tenant that are measured: a tenant chooses its dimensions, and not the size of the page."""
+
+_EXPIRED: Final = "expired_edges_"
+
+# The engine's figure, and the metric it is; all of them carry the label tenant alone.
+_FIGURES: Final[Mapping[str, str]] = {
+    "edges": "millrace_processor_service_graphs_edges_total",
+    "dropped_spans": "millrace_processor_service_graphs_dropped_spans_total",
+    "dropped_edges": "millrace_processor_service_graphs_dropped_edges_total",
+    "dropped_span_side_cache_overflow": "millrace_processor_service_graphs_dropped_span_side_cache_overflow_total",
+    "active_series": "millrace_registry_active_series",
+    "series_added": "millrace_registry_series_added_total",
+    "series_removed": "millrace_registry_series_removed_total",
+    "series_limited": "millrace_registry_series_limited_total",
+    "active_entities": "millrace_registry_active_entities",
+    "entities_added": "millrace_registry_entities_added_total",
+    "entities_removed": "millrace_registry_entities_removed_total",
+    "entities_limited": "millrace_registry_entities_limited_total",
+    "active_series_demand_estimate": "millrace_registry_active_series_demand_estimate",
+    "entity_demand_estimate": "millrace_registry_entity_demand_estimate",
+    "spans_sanitized": "millrace_registry_spans_sanitized_total",
+    "post_sanitization_demand_estimate": "millrace_registry_post_sanitization_demand_estimate",
+    "drain_patterns_detected": "millrace_registry_drain_patterns_detected_total",
+    "drain_patterns_evicted": "millrace_registry_drain_patterns_evicted_total",
+    "drain_patterns_expired": "millrace_registry_drain_patterns_expired_total",
+    "native_resets": "millrace_registry_native_histogram_resets_total",
+    "state_bytes": "millrace_registry_state_bytes",
+}
 
 
 def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measurements:
     """Measure everything that the collector knows about the tenant."""
-    registry = snapshot.registry
     measured: Measurements = [
         ("millrace_records_merged_total", (tenant,), snapshot.records),
-        ("millrace_collections_total", (tenant,), snapshot.collections),
-        ("millrace_collection_seconds_total", (tenant,), snapshot.collection_s),
-        ("millrace_registry_active_series", (tenant,), registry["active_series"]),
-        ("millrace_registry_series_added_total", (tenant,), registry["series_added"]),
-        ("millrace_registry_series_removed_total", (tenant,), registry["series_removed"]),
-        ("millrace_registry_series_limited_total", (tenant,), registry["series_limited"]),
-        ("millrace_registry_state_bytes", (tenant,), registry["state_bytes"]),
-        ("millrace_service_graph_edges_total", (tenant,), registry["edges"]),
+        ("millrace_registry_collections_total", (tenant,), snapshot.collections),
+        ("millrace_registry_collection_seconds_total", (tenant,), snapshot.collection_s),
+        ("millrace_storage_remote_write_update_failed_total", (tenant,), snapshot.endpoint_update_failures),
     ]
-    discarded = {
-        "edge_buffer_full": registry["dropped_spans"],
-        "invalid_utf8": registry["invalid_utf8_edges"],
-    }
-    for reason, count in discarded.items():
-        measured.append(("millrace_spans_discarded_total", (tenant, "service_graphs", reason), count))
-    for kind in ("server", "client", "producer", "consumer"):
-        expired = registry[f"expired_edges_{kind}"]
-        label = f"SPAN_KIND_{kind.upper()}"
-        measured.append(("millrace_service_graph_expired_edges_total", (tenant, label), expired))
+    for error_type, count in snapshot.collections_failed.items():
+        measured.append(("millrace_registry_collections_failed_total", (tenant, error_type), count))
+    measured += _measure_registry(tenant, snapshot)
     for reason, count in snapshot.endpoint.samples_discarded.items():
         measured.append(("millrace_remote_write_samples_total", (tenant, "", reason), count))
     by_label: dict[str, list[EndpointCounters]] = {}
@@ -39,6 +57,33 @@ def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measuremen
         by_label.setdefault(endpoint.endpoint, []).append(endpoint)
     for label, endpoints in by_label.items():
         measured += _measure_endpoints((tenant, label), endpoints)
+    return measured
+
+
+def _measure_registry(tenant: str, snapshot: TenantCollectorSnapshot) -> Measurements:
+    registry = snapshot.registry
+    measured: Measurements = [(metric, (tenant,), registry[figure]) for figure, metric in _FIGURES.items()]
+    for figure, count in registry.items():
+        if figure.startswith(_EXPIRED):
+            kind = f"SPAN_KIND_{figure.removeprefix(_EXPIRED).upper()}"
+            measured.append(("millrace_processor_service_graphs_expired_edges_total", (tenant, kind), count))
+    # Units differ: spans that found no room, edges with a label that is no UTF-8 (processors §5.5).
+    for reason, figure in (("max_items", "dropped_spans"), ("invalid_utf8", "invalid_utf8_edges")):
+        measured.append(("millrace_spans_discarded_total", (tenant, "service_graphs", reason), registry[figure]))
+    for reason in ("too_few_tokens", "too_many_tokens"):
+        skipped = registry[f"drain_lines_skipped_{reason}"]
+        measured.append(("millrace_registry_drain_lines_skipped_total", (tenant, reason), skipped))
+    # Of the two limiters one works (processors §4.7); the limit of the other is not in force, and not shown.
+    if snapshot.max_active_series is not None:
+        measured.append(("millrace_registry_max_active_series", (tenant,), snapshot.max_active_series))
+    if snapshot.max_active_entities is not None:
+        measured.append(("millrace_registry_max_active_entities", (tenant,), snapshot.max_active_entities))
+    for label in sorted(snapshot.labels)[:MAX_LABEL_NAMES]:
+        replaced, demand = snapshot.labels[label]
+        measured.append(("millrace_registry_label_values_limited_total", (tenant, label), replaced))
+        measured.append(("millrace_registry_label_cardinality_demand_estimate", (tenant, label), demand))
+    buckets, total = snapshot.drain_tokens_per_line
+    measured.append(("millrace_registry_drain_tokens_per_line", (tenant,), Distribution(tuple(buckets), total)))
     return measured
 
 

@@ -5,7 +5,6 @@ tenancy policy beyond the tenant's profile, and does not know how the call is ma
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -13,13 +12,15 @@ import structlog
 
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
-from cluster.measurements import Measurements, per_tenant
+from cluster.gateway.tenant_tally import TenantTally
+from cluster.measurements import Measurements
 from cluster.placement import Routes
 from tenants import _engine
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup
+from tenants.settings.overrides import RuntimeOverrides
 
 Send = Callable[[FrameGroup], Awaitable[Collection[int]]]
 """Carry a group to a host; returns when it is counted, with the positions of the frames that could not be; raises if
@@ -34,8 +35,8 @@ _CALLS_IN_FLIGHT = 3
 _CALL_TIMEOUT_S = 20.0
 _RETRY_AFTER_S = 1.0
 _SPLIT_IN_THREAD_BYTES = 1 << 20
-_MAX_COUNTED_TENANTS = 20_000
-_OTHER_TENANTS = "__other__"
+_TENANTS_AT_A_TIME = 20
+"""Tenants whose settings are resolved before requests have their turn again: 0.1 ms each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +157,38 @@ class Dispatcher:
         self._clock_ns = clock_ns
         self._max_queued_bytes = max_queued_bytes
         self._lanes = {name: HostLane(name, send, bounds) for name, send in sends.items()}
-        self._spans: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-        self._discarded: Counter[tuple[str, str]] = Counter()
+        self._tally = TenantTally()
 
-    async def submit(self, tenant: TenantId, body: bytes) -> Accepted | Refused:
+    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
+        """Put newer overrides in force for the next requests, and show them in the metrics of those who sent before.
+
+        Not left to the next request: who sends nothing any more would be shown for ever as what it was.
+        """
+        if not self.book.put_overrides(version, runtime):
+            return
+        tenants = self._tally.tenants
+        for count, tenant in enumerate(tenants, start=1):
+            try:
+                self._tally.use(self.book.get(tenant).settings)
+            except Exception:
+                log.exception("settings could not be put in force", tenant=str(tenant))
+            if count % _TENANTS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        for tenant in self.book.faults.keys() & set(tenants):
+            self._tally.count_update_failure(tenant)
+
+    async def submit(self, tenant: TenantId, body: bytes, *, skip_generation: bool = False) -> Accepted | Refused:
         """Split the request, hand its frames over, and answer."""
         profile = self.book.get(tenant)
         count = profile.settings.shards
         if self._queued_bytes > self._max_queued_bytes:
             return Refused(RefusalReason.OVERLOADED, "the shard hosts do not keep up", _RETRY_AFTER_S)
+        arguments = (body, profile.plan, count, self._clock_ns())
         try:
             if len(body) > _SPLIT_IN_THREAD_BYTES:
-                split = await asyncio.to_thread(_engine.split, body, profile.plan, count, self._clock_ns())
+                split = await asyncio.to_thread(_engine.split, *arguments, skip_generation=skip_generation)
             else:
-                split = _engine.split(body, profile.plan, count, self._clock_ns())
+                split = _engine.split(*arguments, skip_generation=skip_generation)
         except _engine.MalformedRequest as error:
             return Refused(RefusalReason.MALFORMED, str(error))
         outcomes = [
@@ -179,21 +197,19 @@ class Dispatcher:
         ]
         if outcomes and not all(await asyncio.gather(*outcomes)):
             return Refused(RefusalReason.UNAVAILABLE, "a shard host is restarting; send it again", _RETRY_AFTER_S)
-        self._count(str(tenant), body, split)
+        self._count(tenant, len(body), split)
         return _answer(split)
+
+    def _count(self, tenant: TenantId, body_bytes: int, split: _engine.Split) -> None:
+        is_new = self._tally.count(tenant, body_bytes, split)
+        # Asked again: they may have changed while the request was under way.
+        self._tally.use(self.book.get(tenant).settings)
+        if is_new and tenant in self.book.faults:
+            self._tally.count_update_failure(tenant)
 
     @property
     def _queued_bytes(self) -> int:
         return sum(lane.queued_bytes for lane in self._lanes.values())
-
-    def _count(self, tenant: str, body: bytes, split: _engine.Split) -> None:
-        """Count what was accepted (tenancy D-18). Tenants beyond the bound are counted together."""
-        if tenant not in self._bytes and len(self._bytes) >= _MAX_COUNTED_TENANTS:
-            tenant = _OTHER_TENANTS
-        self._bytes[tenant] += len(body)
-        self._spans[tenant] += split.received_spans
-        for reason, spans in (split.rejected | split.discarded).items():
-            self._discarded[tenant, reason] += spans
 
     def measure(self) -> Measurements:
         """Return the dispatcher's metrics."""
@@ -201,12 +217,7 @@ class Dispatcher:
         for lane in self._lanes.values():
             measured.append(("millrace_dispatch_groups_total", (lane.name,), lane.groups))
             measured.append(("millrace_dispatch_failures_total", (lane.name,), lane.failures))
-        measured += per_tenant("millrace_requests_received_bytes_total", self._bytes.items())
-        measured += per_tenant("millrace_spans_received_total", self._spans.items())
-        for (tenant, reason), spans in self._discarded.items():
-            stage = "span_metrics" if reason == "invalid_utf8" else "gateway"
-            measured.append(("millrace_spans_discarded_total", (tenant, stage, reason), spans))
-        return measured
+        return measured + self._tally.measure()
 
 
 def _answer(split: _engine.Split) -> Accepted:

@@ -76,7 +76,7 @@ class Gateway:
             bounds = GroupBounds(config.cluster.group_bytes, config.cluster.group_wait.seconds)
             sends = {name: _send_to(host) for name, host in hosts.items()}
             self._dispatcher = Dispatcher(book, routes, sends, bounds, time.time_ns)
-        self._dispatcher.book.put_overrides(version, runtime)
+        await self._dispatcher.put_overrides(version, runtime)
         # One call at a time, or the second finds the ports taken by the first.
         async with self._configuring:
             if self._ports is None:
@@ -86,7 +86,7 @@ class Gateway:
     async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
         """Put newer overrides in force."""
         if self._dispatcher is not None:
-            self._dispatcher.book.put_overrides(version, runtime)
+            await self._dispatcher.put_overrides(version, runtime)
 
     async def is_configured(self) -> bool:
         """Whether the ports accept."""

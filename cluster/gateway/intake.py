@@ -21,6 +21,10 @@ from tenants.identity.tenant_id import TenantId
 TENANT_HEADER = "x-scope-orgid"
 """HTTP header and gRPC metadata key of the tenant, in lower case (tenancy §1.1)."""
 
+SKIP_GENERATION_HEADER = "no-generate-metrics"
+"""HTTP header and gRPC metadata key of a request that is to be received and counted, and to become no metrics. It is
+there or it is not; its value says nothing (processors §5.2)."""
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 Identify = Callable[[Sequence[str]], TenantId | Refused]
@@ -51,7 +55,7 @@ class Accepted:
 class Intake(Protocol):
     """Takes the spans of one tenant."""
 
-    async def submit(self, tenant: TenantId, body: bytes) -> Accepted | Refused:
+    async def submit(self, tenant: TenantId, body: bytes, *, skip_generation: bool) -> Accepted | Refused:
         """Take one request; once accepted, the sender may forget it.
 
         Must answer in bounded time, and may be cancelled when the client goes away: what was taken by then
@@ -60,6 +64,7 @@ class Intake(Protocol):
         Args:
             tenant: who sent it.
             body: an ``ExportTraceServiceRequest`` in protobuf, decompressed, not yet validated.
+            skip_generation: check and count it, and generate nothing.
         """
 
 
@@ -101,7 +106,9 @@ class Reception:
         """Find out who is sending."""
         return self._identify(header_values)
 
-    async def submit(self, tenant: TenantId | Refused, body: bytes) -> Accepted | Refused:
+    async def submit(
+        self, tenant: TenantId | Refused, body: bytes, *, skip_generation: bool = False
+    ) -> Accepted | Refused:
         """Hand the request over. A bug behind the seam is logged and becomes a refusal.
 
         An empty request is accepted from anybody who sent no tenant: SDKs send it to try the connection
@@ -112,7 +119,7 @@ class Reception:
         if not body:
             return Accepted()
         try:
-            return await self._intake.submit(tenant, body)
+            return await self._intake.submit(tenant, body, skip_generation=skip_generation)
         except Exception:
             log.exception("a request failed by a bug", tenant=str(tenant), body_bytes=len(body))
             return Refused(RefusalReason.INTERNAL, "internal error; the operator's log has the details")

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from cluster.gateway.body_budget import BodyBudget
-from cluster.gateway.intake import TENANT_HEADER, Identify, Intake, ReceiverLimits, Reception
+from cluster.gateway.intake import SKIP_GENERATION_HEADER, TENANT_HEADER, Identify, Intake, ReceiverLimits, Reception
 from cluster.gateway.listen import CannotListenError, split_address
 from cluster.gateway.refusal import Refused
 
@@ -69,10 +69,11 @@ class OtlpGrpcReceiver:
             await self._server.stop(grace=deadline_s)
 
     async def _export(self, body: bytes, context: Any) -> bytes:
-        values = [value for key, value in context.invocation_metadata() if key == TENANT_HEADER]
-        tenant = self.reception.tenant(values)
+        metadata = context.invocation_metadata()
+        tenant = self.reception.tenant([value for key, value in metadata if key == TENANT_HEADER])
+        skip = any(key == SKIP_GENERATION_HEADER for key, _ in metadata)
         with self._budget.share() as share:
-            outcome = share.take(len(body)) or await self.reception.submit(tenant, body)
+            outcome = share.take(len(body)) or await self.reception.submit(tenant, body, skip_generation=skip)
         self.reception.count(outcome)
         if isinstance(outcome, Refused):
             await _abort(context, outcome)

@@ -18,7 +18,15 @@ from google.protobuf.message import Message as ProtobufMessage
 from cluster.gateway.body_budget import BodyBudget, BodyShare
 from cluster.gateway.decompress import decompress, is_supported, unsupported_encoding
 from cluster.gateway.http_listener import ConnectionBounds, HttpListener, Receive, Send
-from cluster.gateway.intake import TENANT_HEADER, Accepted, Identify, Intake, ReceiverLimits, Reception
+from cluster.gateway.intake import (
+    SKIP_GENERATION_HEADER,
+    TENANT_HEADER,
+    Accepted,
+    Identify,
+    Intake,
+    ReceiverLimits,
+    Reception,
+)
 from cluster.gateway.otlp_json import json_to_protobuf
 from cluster.gateway.refusal import RefusalReason, Refused
 
@@ -117,7 +125,9 @@ class OtlpHttpApp:
         body = await _read(request, receive, self._max_bytes(request), share)
         if isinstance(body, bytes):
             body = await self._decode(request, body, share)
-        return await self._reception.submit(tenant, body) if isinstance(body, bytes) else body
+        if not isinstance(body, bytes):
+            return body
+        return await self._reception.submit(tenant, body, skip_generation=request.skips_generation)
 
     async def _decode(self, request: "_Request", body: bytes, share: BodyShare) -> bytes | Refused:
         """Undo the content encoding, then JSON."""
@@ -153,6 +163,7 @@ class _Request:
     encoding: str
     content_length: int
     tenants: list[str]
+    skips_generation: bool
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any]) -> "_Request":
@@ -168,6 +179,7 @@ class _Request:
             # The parser has checked it; a chunked body has none.
             content_length=int(values.get("content-length", ["0"])[0]),
             tenants=values.get(TENANT_HEADER, []),
+            skips_generation=SKIP_GENERATION_HEADER in values,
         )
 
     @property

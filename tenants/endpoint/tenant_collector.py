@@ -5,8 +5,10 @@ hold up the others.
 """
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -14,14 +16,13 @@ from tenants import _engine
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.collection import CollectionSchedule
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.errors import InvalidEndpointError
+from tenants.endpoint.endpoint_settings import endpoint_configs, max_samples
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnapshot
 from tenants.processing.profile import TenantProfile
-from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.tenant_settings import TenantSettings
 
-_DEFAULT_MAX_SAMPLES = 2000
+_Figures = tuple[dict[str, int], dict[str, tuple[int, float]], tuple[list[tuple[float, float]], float]]
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -33,9 +34,17 @@ class TenantCollectorSnapshot:
     Attributes:
         registry: the engine's figures.
         endpoint: the way out.
-        collections: collections so far.
-        collection_s: seconds that encoding took in all of them.
+        collections: collections so far, failed ones and those while collection is disabled included.
+        collection_s: seconds that all of them took.
         records: flush records merged.
+        collections_failed: collections that failed, by type of the error (processors §5.5). Nothing is appended to a
+            store here that could refuse it, so the only type is ``other``: a bug.
+        endpoint_update_failures: settings put in force with an endpoint that cannot be used.
+        max_active_series: the limit, 0 for none; None if the limiter does not count series.
+        max_active_entities: the limit, 0 for none; None if the limiter does not count entities.
+        labels: by label name, the values replaced so far and the estimate of the distinct ones.
+        drain_tokens_per_line: of the span names that patterns were sought for: upper bounds with cumulative counts,
+            and the sum.
     """
 
     registry: dict[str, int]
@@ -43,6 +52,14 @@ class TenantCollectorSnapshot:
     collections: int
     collection_s: float
     records: int
+    collections_failed: dict[str, int] = field(default_factory=dict)
+    endpoint_update_failures: int = 0
+    max_active_series: int | None = None
+    max_active_entities: int | None = None
+    labels: dict[str, tuple[int, float]] = field(default_factory=dict)
+    drain_tokens_per_line: tuple[list[tuple[float, float]], float] = field(
+        default_factory=lambda: ([(math.inf, 0.0)], 0.0)
+    )
 
 
 class TenantCollector:
@@ -62,16 +79,21 @@ class TenantCollector:
         self._schedule = CollectionSchedule(
             str(self.tenant), settings.collection_interval.seconds, now_ms, last_timestamp_ms=now_ms
         )
-        self._endpoint = TenantEndpoint(str(self.tenant), endpoint_configs(settings), around)
+        self._endpoint_update_failures = 0
+        self._endpoint = TenantEndpoint(str(self.tenant), self._usable_endpoints(settings), around)
         self._sources: dict[Hashable, int] = {}
         self._next_source = 0
         self._collections = 0
+        self._collections_failed = {"other": 0}
         self._collection_s = 0.0
         self._records = 0
+        # What the registry goes on with after the next collection, which does not wait for its time: what was counted
+        # under the former plan is sent before any of its series ends.
+        self._next_plan: _engine.Plan | None = None
         # Held while a thread encodes the registry: whatever would have to wait for it in the event loop is put off.
         self._lock = asyncio.Lock()
         self._put_off: list[Callable[[], None]] = []
-        self._figures = self._registry.stats()
+        self._figures = self._read_figures()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -111,10 +133,10 @@ class TenantCollector:
         if settings == former.settings:
             return
         if profile.plan_text != former.plan_text:
-            self._when_free(lambda: self._registry.set_plan(profile.plan))
+            self._next_plan = profile.plan
         self._schedule.set_interval(settings.collection_interval.seconds)
         if settings.remote_write != former.settings.remote_write:
-            self._endpoint.reconfigure(endpoint_configs(settings))
+            self._endpoint.reconfigure(self._usable_endpoints(settings))
         log.info("settings of the tenant changed", tenant=str(self.tenant))
 
     @property
@@ -126,22 +148,26 @@ class TenantCollector:
         return not any(endpoint.pending_batches for endpoint in (*snapshot.endpoints, *snapshot.retiring))
 
     async def collect(self) -> None:
-        """Encode every series and queue it for the endpoints."""
+        """Encode every series and queue it for the endpoints.
+
+        While the tenant's collection is disabled nothing is encoded or sent: series that are stale end, and the others
+        go on counting.
+        """
         async with self._lock:
             loop = asyncio.get_running_loop()
             started = loop.time()
             timestamp_ms = self._schedule.begin(self._around.clock.now_ms())
-            settings = self._profile.settings
-            external = list(settings.external_labels)
+            plan, self._next_plan = self._next_plan, None
             try:
-                encoded = await asyncio.to_thread(
-                    self._registry.collect, timestamp_ms, external, _max_samples(settings)
-                )
+                batches = await asyncio.to_thread(self._encode, self._profile.settings, timestamp_ms, plan)
+            except Exception:
+                self._collections_failed["other"] += 1
+                raise
             finally:
                 self._do_what_was_put_off()
-            self._endpoint.submit([Batch(b.body, b.samples, b.exemplars, b.series, timestamp_ms) for b in encoded])
-            self._collections += 1
-            self._collection_s += loop.time() - started
+                self._collections += 1
+                self._collection_s += loop.time() - started
+            self._endpoint.submit(batches)
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect a last time and send what waits, at most ``deadline_s`` seconds; return whether nothing is left."""
@@ -161,22 +187,55 @@ class TenantCollector:
     def snapshot(self) -> TenantCollectorSnapshot:
         """Return all figures as they are now; while a collection runs, those of the registry as they were before."""
         if not self._lock.locked():
-            self._figures = self._registry.stats()
+            # A registry that a bug has broken says nothing any more; that collections fail still has to be seen.
+            with contextlib.suppress(_engine.EngineError):
+                self._figures = self._read_figures()
+        registry, labels, drain_tokens_per_line = self._figures
+        settings = self._profile.settings
+        is_by_entity = settings.limiter_type == "entity"
         return TenantCollectorSnapshot(
-            registry=self._figures,
+            registry=registry,
             endpoint=self._endpoint.snapshot(),
             collections=self._collections,
             collection_s=self._collection_s,
             records=self._records,
+            collections_failed=dict(self._collections_failed),
+            endpoint_update_failures=self._endpoint_update_failures,
+            max_active_series=None if is_by_entity else settings.max_active_series,
+            max_active_entities=settings.max_active_entities if is_by_entity else None,
+            labels=labels,
+            drain_tokens_per_line=drain_tokens_per_line,
         )
+
+    def _read_figures(self) -> _Figures:
+        registry = self._registry
+        return registry.stats(), registry.label_stats(), registry.drain_tokens_per_line()
+
+    def _encode(self, settings: TenantSettings, timestamp_ms: int, plan: _engine.Plan | None) -> list[Batch]:
+        """Do the work of a collection, then go on with ``plan``. In a thread: only the registry may be touched."""
+        try:
+            if settings.disable_collection:
+                self._registry.sweep(timestamp_ms)
+                return []
+            encoded = self._registry.collect(timestamp_ms, list(settings.external_labels), max_samples(settings))
+        finally:
+            if plan is not None:
+                self._registry.set_plan(plan)
+        # A native histogram is a sample like any other: it can be lost, and is counted then.
+        return [Batch(b.body, b.samples + b.histograms, b.exemplars, b.series, timestamp_ms) for b in encoded]
+
+    def _usable_endpoints(self, settings: TenantSettings) -> list[EndpointConfig]:
+        configs = endpoint_configs(settings)
+        self._endpoint_update_failures += len(configs) < len(settings.remote_write)
+        return configs
 
     async def _run(self) -> None:
         clock = self._around.clock
         while True:
             now_ms = clock.now_ms()
             wait_ms = self._schedule.due_ms(now_ms) - now_ms
-            if wait_ms > 0:
-                # In steps, so that a shorter interval or a clock set back is noticed.
+            if wait_ms > 0 and self._next_plan is None:
+                # In steps, so that other settings, a shorter interval or a clock set back are noticed.
                 await clock.sleep(min(wait_ms, 1000) / 1000)
             else:
                 await self._try_to_collect()
@@ -208,37 +267,3 @@ class TenantCollector:
         put_off, self._put_off = self._put_off, []
         for work in put_off:
             work()
-
-
-def endpoint_configs(settings: TenantSettings) -> list[EndpointConfig]:
-    """Turn a tenant's endpoint settings into those of the senders; one that cannot be used is logged and left out."""
-    configs = []
-    for endpoint in settings.remote_write:
-        try:
-            configs.append(_endpoint_config(endpoint))
-        except InvalidEndpointError as error:
-            log.error(  # noqa: TRY400  (the fault is in a setting; a traceback would say nothing)
-                "remote_write endpoint cannot be used",
-                tenant=str(settings.tenant),
-                endpoint=endpoint.display_name,
-                problem=str(error),
-            )
-    return configs
-
-
-def _endpoint_config(endpoint: RemoteWriteEndpoint) -> EndpointConfig:
-    return EndpointConfig(
-        url=endpoint.url,
-        name=endpoint.display_name,
-        headers=tuple((name, value.get_secret_value()) for name, value in endpoint.headers.items()),
-        timeout_s=endpoint.remote_timeout.seconds,
-        max_queue_bytes=endpoint.queue_max_bytes,
-        min_backoff_s=endpoint.min_backoff.seconds,
-        max_backoff_s=endpoint.max_backoff.seconds,
-    )
-
-
-def _max_samples(settings: TenantSettings) -> int:
-    """All endpoints get the same batches, so the most modest one decides their size."""
-    limits = [endpoint.max_samples_per_send for endpoint in settings.remote_write]
-    return min(limits, default=_DEFAULT_MAX_SAMPLES)

@@ -1,0 +1,448 @@
+"""Every metric of the service, declared once: what it counts, in which unit, and what to do when it moves.
+
+What the reference's generator measures (processors §5.5) is here under its names with the prefix ``millrace_`` and the
+label ``tenant``; every counter ends in ``_total``, also where it does not there. ``enqueue_time_seconds_total`` and
+``assigned_partitions`` are missing: they belong to the consumer of a queue, and spans do not come through one here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+Unit = Literal[
+    "always 1",
+    "1 or 0",
+    "version",
+    "spans",
+    "edges",
+    "half edges",
+    "filter markers",
+    "names",
+    "tokens",
+    "patterns",
+    "series",
+    "entities",
+    "label sets",
+    "label values",
+    "samples",
+    "exemplars",
+    "requests",
+    "pushes",
+    "calls",
+    "pulls",
+    "shards",
+    "records",
+    "updates",
+    "collections",
+    "resets",
+    "reads",
+    "bytes",
+    "seconds",
+    "seconds since 1970",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One metric.
+
+    Attributes:
+        kind: counters only grow; gauges do what they like; histograms are measured as distributions.
+        unit: of its values; of a histogram, of what is observed.
+        labels: names of the labels, besides ``actor``, which every series carries.
+        counts: what it counts.
+        advice: what to do when it moves.
+    """
+
+    kind: Kind
+    unit: Unit
+    labels: tuple[str, ...]
+    counts: str
+    advice: str
+
+    @property
+    def text(self) -> str:
+        """The help text."""
+        return f"{self.counts} ({self.unit}). {self.advice}"
+
+
+def _counter(labels: tuple[str, ...], unit: Unit, counts: str, advice: str) -> Declaration:
+    return Declaration("counter", unit, labels, counts, advice)
+
+
+def _gauge(labels: tuple[str, ...], unit: Unit, counts: str, advice: str) -> Declaration:
+    return Declaration("gauge", unit, labels, counts, advice)
+
+
+_NONE: Final = ()
+_HOST: Final = ("host",)
+_TENANT: Final = ("tenant",)
+_LABEL: Final = ("tenant", "label_name")
+_ENDPOINT: Final = ("tenant", "endpoint")
+
+_SERVICE: Final[Mapping[str, Declaration]] = {
+    "millrace_build_info": _gauge(
+        ("version", "engine", "profile"),
+        "always 1",
+        "Version of the service and of its engine",
+        "A profile other than release is slow: install a release build.",
+    ),
+    "millrace_actor_up": _gauge(
+        _NONE, "1 or 0", "Whether the actor answered in time", "0: it is restarting or overloaded; see its log."
+    ),
+    "millrace_settings_version": _gauge(
+        _NONE,
+        "version",
+        "The overrides in force",
+        "Actors that differ for more than a few seconds: see their logs.",
+    ),
+    "millrace_settings_last_reload_successful": _gauge(
+        _NONE,
+        "1 or 0",
+        "Whether the last look at the runtime file found it good",
+        "0: the log names the fault; the last good one stays in force until the file is mended.",
+    ),
+    "millrace_settings_reload_failures_total": _counter(
+        ("reason",),
+        "reads",
+        "Looks at the runtime file that found it bad",
+        "Growing: mend the file; the log says where.",
+    ),
+}
+
+_GATEWAY: Final[Mapping[str, Declaration]] = {
+    "millrace_requests_total": _counter(
+        ("protocol", "answer"),
+        "requests",
+        "Export requests answered",
+        "Answers other than ok: the clients' logs say why.",
+    ),
+    "millrace_bytes_received_total": _counter(
+        _TENANT,
+        "bytes",
+        "Accepted requests as protobuf, decompressed, before any span is discarded",
+        "A jump: the tenant sends more, or larger spans; see millrace_spans_received_total.",
+    ),
+    "millrace_spans_received_total": _counter(
+        _TENANT,
+        "spans",
+        "Spans in accepted requests, before any is discarded",
+        "Flat while clients send: millrace_requests_total tells how they are answered.",
+    ),
+    "millrace_spans_discarded_total": _counter(
+        ("tenant", "stage", "reason"),
+        "spans",
+        "Spans received that produced nothing at this stage; for the reason invalid_utf8, edges at the stage "
+        "service_graphs and resource batches at the stage host_info",
+        "outside_metrics_ingestion_slack: clocks differ or clients send late. …_filtered: see the tenant's filter "
+        "policies. max_items: raise service_graphs.max_items. invalid_…: the client is at fault.",
+    ),
+    "millrace_ignored_span_multipliers_total": _counter(
+        _TENANT,
+        "spans",
+        "Spans with the attribute span_multiplier_key and no usable value in it; they count once",
+        "Growing: the client has to write a number above 0, as a double.",
+    ),
+    "millrace_metrics_generation_skipped_processor_pushes_total": _counter(
+        _TENANT,
+        "pushes",
+        "Requests with the header no-generate-metrics, once for each active processor",
+        "Growing and not wanted: find the client that sends the header.",
+    ),
+    "millrace_active_processors": _gauge(
+        ("tenant", "processor"),
+        "1 or 0",
+        "Whether the processor runs for the tenant; names of a processor's parts are always 0",
+        "0 and not wanted: see the tenant's processors, and millrace_active_processors_update_failed_total.",
+    ),
+    "millrace_active_processors_update_failed_total": _counter(
+        _TENANT,
+        "updates",
+        "Updates of the overrides that the tenant's settings were refused at; its last good ones stay",
+        "Growing: the log names the setting at fault.",
+    ),
+    "millrace_dispatch_queued_bytes": _gauge(
+        _NONE,
+        "bytes",
+        "Frames that wait in the gateway for a shard host",
+        "Near its bound requests are refused: add shard hosts.",
+    ),
+    "millrace_dispatch_groups_total": _counter(
+        _HOST, "calls", "Calls that carried frames to a shard host", "Flat at one host: see millrace_actor_up."
+    ),
+    "millrace_dispatch_failures_total": _counter(
+        _HOST,
+        "calls",
+        "Calls to a shard host that failed; clients were told to send again",
+        "Growing: see the host's log.",
+    ),
+}
+
+_SHARD_HOST: Final[Mapping[str, Declaration]] = {
+    "millrace_shards": _gauge(
+        _NONE, "shards", "Shards in a shard host", "Far from the other hosts': its tenants have few shards each."
+    ),
+    "millrace_shard_entities": _gauge(
+        _TENANT,
+        "label sets",
+        "Label sets that the tenant's shards hold",
+        "Growing without end: a label has too many values; see millrace_registry_label_cardinality_demand_estimate.",
+    ),
+    "millrace_shard_open_edges": _gauge(
+        _TENANT,
+        "half edges",
+        "Half edges that wait for their other half",
+        "Near service_graphs.max_items: raise it, or shorten service_graphs.wait.",
+    ),
+    "millrace_shard_outbox_records": _gauge(
+        _TENANT,
+        "records",
+        "Records that wait to be acknowledged",
+        "More than one for each shard: the collector does not keep up.",
+    ),
+    "millrace_shard_state_bytes": _gauge(
+        _TENANT, "bytes", "Memory of the tenant's shards", "Growing: see millrace_shard_entities."
+    ),
+}
+
+_COLLECTOR: Final[Mapping[str, Declaration]] = {
+    "millrace_pull_failures_total": _counter(
+        _HOST,
+        "pulls",
+        "Pulls from a shard host that failed; what it counted waits there",
+        "Growing: see the host's log.",
+    ),
+    "millrace_records_merged_total": _counter(
+        _TENANT, "records", "Flush records merged by the collector", "Flat while spans arrive: see the collector's log."
+    ),
+}
+
+_SERVICE_GRAPHS: Final[Mapping[str, Declaration]] = {
+    "millrace_processor_service_graphs_edges_total": _counter(
+        _TENANT,
+        "edges",
+        "Edges begun, those completed at once included",
+        "Flat while spans arrive: no span has a kind that makes an edge, or a filter drops them.",
+    ),
+    "millrace_processor_service_graphs_expired_edges_total": _counter(
+        ("tenant", "unmatched_span_kind"),
+        "edges",
+        "Edges whose other half did not come within service_graphs.wait, by the kind of the half that did",
+        "Growing: the other service sends no spans, or late, or breaks the trace; raise service_graphs.wait if late.",
+    ),
+    "millrace_processor_service_graphs_dropped_spans_total": _counter(
+        _TENANT,
+        "spans",
+        "Spans that found no room among the edges that wait",
+        "Growing: raise service_graphs.max_items, or shorten service_graphs.wait.",
+    ),
+    "millrace_processor_service_graphs_dropped_edges_total": _counter(
+        _TENANT,
+        "edges",
+        "Edges dropped because a filter policy dropped their other half",
+        "Growing and not wanted: change the filter policies of service graphs.",
+    ),
+    "millrace_processor_service_graphs_dropped_span_side_cache_overflow_total": _counter(
+        _TENANT,
+        "filter markers",
+        "Dropped halves that found no room to be remembered; their counterparts expire instead of being dropped",
+        "Growing: raise service_graphs.max_items.",
+    ),
+}
+
+_REGISTRY: Final[Mapping[str, Declaration]] = {
+    "millrace_registry_collections_total": _counter(
+        _TENANT,
+        "collections",
+        "Collections, failed ones and those while collection is disabled included",
+        "Slower than the collection interval: the collector is overloaded.",
+    ),
+    "millrace_registry_collections_failed_total": _counter(
+        ("tenant", "error_type"),
+        "collections",
+        "Collections that failed; nothing of them was sent",
+        "Growing: a bug; the collector's log has the error.",
+    ),
+    "millrace_registry_collection_seconds_total": _counter(
+        _TENANT,
+        "seconds",
+        "Time that collections took",
+        "Its rate near 1: the tenant has more series than a collector can encode in an interval.",
+    ),
+    "millrace_registry_active_series": _gauge(
+        _TENANT,
+        "series",
+        "Series that live, overflow series not counted",
+        "Near millrace_registry_max_active_series: further series will overflow.",
+    ),
+    "millrace_registry_max_active_series": _gauge(
+        _TENANT,
+        "series",
+        "max_active_series, while the limiter counts series; 0 is no limit",
+        "It follows the settings; change them there.",
+    ),
+    "millrace_registry_series_added_total": _counter(
+        _TENANT,
+        "series",
+        "Series that began",
+        "Its rate stays high: series come and go, a label does not repeat itself.",
+    ),
+    "millrace_registry_series_removed_total": _counter(
+        _TENANT, "series", "Series that ended", "A jump: a processor was switched off, or a service went silent."
+    ),
+    "millrace_registry_series_limited_total": _counter(
+        _TENANT,
+        "series",
+        "Series turned away by max_active_series, at every attempt anew; their counts go to the overflow series",
+        "Growing: raise the limit to the demand estimate, or take labels away.",
+    ),
+    "millrace_registry_active_entities": _gauge(
+        _TENANT,
+        "entities",
+        "Label sets that live, overflow not counted",
+        "Near millrace_registry_max_active_entities: further entities will overflow.",
+    ),
+    "millrace_registry_max_active_entities": _gauge(
+        _TENANT,
+        "entities",
+        "max_active_entities, while the limiter counts entities; 0 is no limit",
+        "It follows the settings; change them there.",
+    ),
+    "millrace_registry_entities_added_total": _counter(
+        _TENANT,
+        "entities",
+        "Entities that began",
+        "Its rate stays high: label sets come and go, a label does not repeat itself.",
+    ),
+    "millrace_registry_entities_removed_total": _counter(
+        _TENANT, "entities", "Entities that ended", "A jump: a processor was switched off, or a service went silent."
+    ),
+    "millrace_registry_entities_limited_total": _counter(
+        _TENANT,
+        "entities",
+        "Entities turned away by max_active_entities, at every attempt anew; their counts go to the overflow series",
+        "Growing: raise the limit to the demand estimate, or take labels away.",
+    ),
+    "millrace_registry_active_series_demand_estimate": _gauge(
+        _TENANT,
+        "series",
+        "Estimate of the series that there would be without a limit",
+        "Above the limit: the difference overflows.",
+    ),
+    "millrace_registry_entity_demand_estimate": _gauge(
+        _TENANT,
+        "entities",
+        "Estimate of the entities that there would be without a limit",
+        "Above the limit: the difference overflows.",
+    ),
+    "millrace_registry_label_values_limited_total": _counter(
+        _LABEL,
+        "label values",
+        "Values of the label replaced by __cardinality_overflow__, at every merge anew",
+        "Growing: the label has more than max_cardinality_per_label values; raise that, or take the label away.",
+    ),
+    "millrace_registry_label_cardinality_demand_estimate": _gauge(
+        _LABEL,
+        "label values",
+        "Estimate of the distinct values that the label was offered; frozen while the limit per label is off",
+        "Above max_cardinality_per_label: all its values are replaced.",
+    ),
+    "millrace_registry_spans_sanitized_total": _counter(
+        _TENANT,
+        "label sets",
+        "Label sets whose span name has a pattern that differs from it, dry runs included",
+        "Growing in a dry run: so much would change with span_name_sanitization enabled.",
+    ),
+    "millrace_registry_post_sanitization_demand_estimate": _gauge(
+        _TENANT,
+        "label sets",
+        "Estimate of the distinct label sets that are left with patterns for span names, dry runs included",
+        "Far below the entity demand: enable span_name_sanitization.",
+    ),
+    "millrace_registry_drain_patterns_detected_total": _counter(
+        _TENANT, "patterns", "Patterns of span names found", "Growing without end: names vary in too many places."
+    ),
+    "millrace_registry_drain_patterns_evicted_total": _counter(
+        _TENANT,
+        "patterns",
+        "Patterns of span names forgotten for want of room",
+        "Growing: names do not repeat themselves; mend them at the client.",
+    ),
+    "millrace_registry_drain_patterns_expired_total": _counter(
+        _TENANT, "patterns", "Patterns of span names forgotten by age", "Stays 0: patterns have no greatest age."
+    ),
+    "millrace_registry_drain_lines_skipped_total": _counter(
+        ("tenant", "reason"),
+        "names",
+        "Span names that no pattern was sought for",
+        "too_many_tokens growing: names are long texts; mend them at the client. too_few_tokens is normal.",
+    ),
+    "millrace_registry_drain_tokens_per_line": Declaration(
+        "histogram",
+        "tokens",
+        _TENANT,
+        "Tokens of the span names that patterns are sought for",
+        "Near the upper end: longer names are skipped.",
+    ),
+    "millrace_registry_native_histogram_resets_total": _counter(
+        _TENANT,
+        "resets",
+        "Native histograms begun anew because they had too many buckets",
+        "Growing: raise native_histogram_max_bucket_number or native_histogram_bucket_factor.",
+    ),
+    "millrace_registry_state_bytes": _gauge(
+        _TENANT, "bytes", "Memory of the tenant's registry", "Growing: see millrace_registry_active_series."
+    ),
+}
+
+_REMOTE_WRITE: Final[Mapping[str, Declaration]] = {
+    "millrace_storage_remote_write_update_failed_total": _counter(
+        _TENANT,
+        "updates",
+        "Settings of the tenant with a remote_write endpoint that cannot be used; it was left out",
+        "Growing: the log names the endpoint and its fault.",
+    ),
+    "millrace_remote_write_samples_total": _counter(
+        ("tenant", "endpoint", "outcome"),
+        "samples",
+        "Samples sent, or given up: dropped (queue full), too_old, closed, http_<status>, no_endpoint (there is none)",
+        "Outcomes other than sent: see last_error in /status.",
+    ),
+    "millrace_remote_write_exemplars_total": _counter(
+        _ENDPOINT, "exemplars", "Exemplars sent", "Flat while samples grow: the spans carry no trace ids."
+    ),
+    "millrace_remote_write_bytes_total": _counter(
+        _ENDPOINT, "bytes", "Compressed requests sent", "A jump: see millrace_registry_active_series."
+    ),
+    "millrace_remote_write_retries_total": _counter(
+        _ENDPOINT,
+        "requests",
+        "Requests that were not the first for their batch",
+        "Growing: the endpoint answers with errors; see last_error in /status.",
+    ),
+    "millrace_remote_write_pending_samples": _gauge(
+        _ENDPOINT, "samples", "Samples that wait", "Growing: the endpoint is down or too slow."
+    ),
+    "millrace_remote_write_pending_bytes": _gauge(
+        _ENDPOINT, "bytes", "Compressed requests that wait", "Near queue_max_bytes: the oldest will be dropped."
+    ),
+    "millrace_remote_write_highest_sent_timestamp_seconds": _gauge(
+        _ENDPOINT,
+        "seconds since 1970",
+        "Newest collection that the endpoint has",
+        "Now minus this is its lag; growing: see last_error in /status.",
+    ),
+}
+
+DECLARED: Final[Mapping[str, Declaration]] = {
+    **_SERVICE,
+    **_GATEWAY,
+    **_SHARD_HOST,
+    **_COLLECTOR,
+    **_SERVICE_GRAPHS,
+    **_REGISTRY,
+    **_REMOTE_WRITE,
+}
+"""All of them, by name."""
