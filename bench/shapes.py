@@ -5,7 +5,7 @@
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -14,8 +14,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 SPANS_PER_REQUEST = 1000
 SPANS_PER_TRACE = 4
-#: Span-metrics dimensions of the ``scattered`` benchmark, three on top of the four intrinsic ones.
-SCATTERED_DIMENSIONS = ("http.route", "deployment.environment.name", "http.response.status_code")
+#: Span-metrics dimensions of the ``scattered`` benchmark, on top of the four intrinsic ones.
+SCATTERED_DIMENSIONS = (
+    "http.route",
+    "http.request.method",
+    "http.response.status_code",
+    "deployment.environment.name",
+    "service.version",
+    "cloud.region",
+    "k8s.namespace.name",
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,26 @@ def _scattered(rng: random.Random, operations: int, now_ns: int) -> ExportTraceS
             group.resource.attributes.extend(_resource_attributes("orders" if depth else "web", rng.randrange(200)))
             group.scope_spans.add().spans.append(span)
     return request
+
+
+def operation_requests(operations: int, now_ns: int) -> Iterator[bytes]:
+    """Yield requests with one span for each of so many operations: as many label sets of span metrics."""
+    for first in range(0, operations, SPANS_PER_REQUEST):
+        request = ExportTraceServiceRequest()
+        group = request.resource_spans.add()
+        group.resource.attributes.extend(_resource_attributes("orders", 1))
+        for operation in range(first, min(first + SPANS_PER_REQUEST, operations)):
+            group.scope_spans.add().spans.append(
+                Span(
+                    trace_id=operation.to_bytes(8, "big") + b"\x01" * 8,
+                    span_id=(operation + 1).to_bytes(8, "big"),
+                    name=f"GET /orders/{operation}",
+                    kind=Span.SPAN_KIND_INTERNAL,
+                    start_time_unix_nano=now_ns - 5_000_000 * (1 + operation % 400),
+                    end_time_unix_nano=now_ns,
+                )
+            )
+        yield request.SerializeToString()
 
 
 #: 50 operations of 4 span names each: two services of a hundred span names, about 7 000 active series.

@@ -169,6 +169,12 @@ _GATEWAY: Final[Mapping[str, Declaration]] = {
         "Frames that wait in the gateway for a shard host",
         "Near its bound requests are refused: add shard hosts.",
     ),
+    "millrace_gateway_workspace_bytes": _gauge(
+        _NONE,
+        "bytes",
+        "What splitting requests keeps for the next requests of the same tenants",
+        "At most 8 MiB for each tenant; near that for many tenants, resources differ in every request.",
+    ),
     "millrace_dispatch_groups_total": _counter(
         _HOST, "calls", "Calls that carried frames to a shard host", "Flat at one host: see millrace_actor_up."
     ),

@@ -55,6 +55,11 @@ class Plan:
     """
 
     def __new__(cls, settings_json: str) -> Plan: ...
+    def workspace_bytes(self) -> int:
+        """Return the bytes that :func:`split` keeps between requests: resources it has read, memory for frames.
+
+        Bounded: at 4 MiB of resources all are forgotten, and memory for frames beyond 4 MiB is given back.
+        """
 
 @final
 class Split:

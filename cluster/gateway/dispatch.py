@@ -213,7 +213,11 @@ class Dispatcher:
 
     def measure(self) -> Measurements:
         """Return the dispatcher's metrics."""
-        measured: Measurements = [("millrace_dispatch_queued_bytes", (), self._queued_bytes)]
+        plans = (self.book.get(tenant).plan for tenant in self._tally.tenants)
+        measured: Measurements = [
+            ("millrace_dispatch_queued_bytes", (), self._queued_bytes),
+            ("millrace_gateway_workspace_bytes", (), sum(plan.workspace_bytes() for plan in plans)),
+        ]
         for lane in self._lanes.values():
             measured.append(("millrace_dispatch_groups_total", (lane.name,), lane.groups))
             measured.append(("millrace_dispatch_failures_total", (lane.name,), lane.failures))

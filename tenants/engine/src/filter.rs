@@ -18,7 +18,7 @@ use crate::span::{KINDS, STATUS_CODES, Span};
 const MAX_PATTERNS: usize = 64;
 
 /// One policy; at least one of its blocks must be there.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilterPolicySettings {
     /// Spans must match this and every other policy's `include`.
@@ -30,7 +30,7 @@ pub struct FilterPolicySettings {
 }
 
 /// Conditions that must all hold; a block without any matches every span.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilterBlockSettings {
     /// How values are compared.
@@ -50,7 +50,7 @@ pub enum MatchType {
 }
 
 /// One condition.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilterAttributeSettings {
     /// What is looked at; see [`Key`].

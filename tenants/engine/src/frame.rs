@@ -182,6 +182,38 @@ impl FrameBuilder {
         self.edges.extend_from_slice(&bytes);
     }
 
+    /// Whether there is nothing to tell a shard.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+            && self.edges.is_empty()
+            && self.target_infos.ends().is_empty()
+            && self.host_infos.ends().is_empty()
+    }
+
+    /// Begin anew, in the memory that the last frame took.
+    pub fn clear(&mut self) {
+        for dictionary in [
+            &mut self.sets,
+            &mut self.halves,
+            &mut self.target_infos,
+            &mut self.host_infos,
+        ] {
+            dictionary.clear();
+        }
+        self.slot_names.clear();
+        self.spans.clear();
+        self.edges.clear();
+        self.span_weights.0.clear();
+        self.edge_weights.0.clear();
+    }
+
+    /// Bytes held.
+    pub fn state_bytes(&self) -> usize {
+        let dictionaries = self.dictionaries().map(Dictionary::state_bytes);
+        let weights = self.span_weights.0.capacity() + self.edge_weights.0.capacity();
+        dictionaries.iter().sum::<usize>() + self.spans.capacity() + self.edges.capacity() + WEIGHT * weights
+    }
+
     fn dictionaries(&self) -> [&Dictionary; DICTIONARIES] {
         [&self.sets, &self.halves, &self.target_infos, &self.host_infos]
     }

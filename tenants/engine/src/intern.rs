@@ -36,6 +36,20 @@ impl Dictionary {
         Some(number)
     }
 
+    /// Forget everything but the memory that it took.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.ends.clear();
+        self.numbers.clear();
+    }
+
+    /// Bytes held.
+    pub fn state_bytes(&self) -> usize {
+        self.arena.capacity()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.numbers.capacity() * size_of::<(u32, u32)>()
+    }
+
     /// The strings one after the other.
     pub fn arena(&self) -> &[u8] {
         &self.arena

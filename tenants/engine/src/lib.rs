@@ -69,6 +69,7 @@ pub mod span_metrics_plan;
 pub mod split;
 pub mod watch;
 pub mod wire;
+pub mod workspace;
 
 #[cfg(feature = "python")]
 mod python;

@@ -6,11 +6,11 @@ use crate::error::PlanError;
 use crate::info_plan::{HostInfoPlan, TargetInfoPlan};
 use crate::labels::truncate;
 use crate::native_schema::{BucketFinder, Schema};
-use crate::resource_cache::SharedCache;
 use crate::service_graph_plan::ServiceGraphPlan;
 use crate::settings::{HistogramMode, HistogramSettings, LimiterType, Settings, SpanNameSanitization};
 use crate::span_metrics_plan::SpanMetricsPlan;
 use crate::watch::Watch;
+use crate::workspace::SharedWorkspace;
 
 /// Compiled settings; immutable, shared by all threads.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Plan {
     pub service_graphs: Option<ServiceGraphPlan>,
     /// `None`: the processor is off.
     pub host_info: Option<HostInfoPlan>,
+    /// Both processors have the same filter: one decision serves both.
+    pub shares_filter: bool,
     /// Form of all histograms.
     pub histograms: HistogramPlan,
     /// The attributes that any processor looks at.
@@ -39,8 +41,8 @@ pub struct Plan {
     pub limits: Limits,
     /// What the registry does to span names.
     pub sanitization: SpanNameSanitization,
-    /// Resources read under this plan: they repeat from request to request.
-    pub resources: SharedCache,
+    /// What requests of this plan leave for each other.
+    pub workspace: SharedWorkspace,
 }
 
 /// In which form histograms are kept.
@@ -149,6 +151,7 @@ impl Plan {
             span_metrics,
             service_graphs,
             host_info,
+            shares_filter: shares_filter(settings),
             histograms: HistogramPlan::compile(&settings.histograms)?,
             watch,
             slack_ns: (slack_s * 1e9).round() as u64,
@@ -163,7 +166,7 @@ impl Plan {
                 max_cardinality_per_label: settings.max_cardinality_per_label,
             },
             sanitization: settings.span_name_sanitization,
-            resources: SharedCache::default(),
+            workspace: SharedWorkspace::default(),
         })
     }
 
@@ -178,6 +181,13 @@ impl Plan {
             + u64::from(self.service_graphs.is_some())
             + u64::from(self.host_info.is_some())
     }
+}
+
+fn shares_filter(settings: &Settings) -> bool {
+    let spans = settings.span_metrics.as_ref();
+    let graph = settings.service_graphs.as_ref();
+    spans.map(|processor| (&processor.filter_policies, processor.enable_strict_filter_types))
+        == graph.map(|processor| (&processor.filter_policies, processor.enable_strict_filter_types))
 }
 
 /// A number of seconds, if it is one.

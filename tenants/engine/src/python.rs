@@ -117,6 +117,10 @@ impl Plan {
             Ok(Self(Arc::new(plan::Plan::compile(&settings)?)))
         })
     }
+
+    fn workspace_bytes(&self) -> usize {
+        self.0.workspace.state_bytes()
+    }
 }
 
 #[pyclass(frozen, module = "tenants._engine")]

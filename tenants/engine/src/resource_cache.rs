@@ -1,7 +1,6 @@
 //! Resources read under one plan, by content: a process repeats its own in every request.
 
 use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -11,23 +10,6 @@ use crate::wire::{Cursor, WireResult};
 
 /// Most bytes of one tenant's resources. At the bound all are forgotten, and read again when they come.
 const MAX_BYTES: usize = 4 << 20;
-
-/// The cache of a plan, lent to one request at a time; a request that finds it lent begins with an empty one.
-#[derive(Debug, Default)]
-pub struct SharedCache(Mutex<Option<ResourceCache>>);
-
-impl SharedCache {
-    /// Borrow the cache for one request.
-    pub fn take(&self) -> ResourceCache {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.take().unwrap_or_default().within_bound()
-    }
-
-    /// Give it back.
-    pub fn put(&self, cache: ResourceCache) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cache);
-    }
-}
 
 /// Resources by content.
 #[derive(Debug, Default)]
@@ -39,13 +21,16 @@ pub struct ResourceCache {
 }
 
 impl ResourceCache {
-    fn within_bound(mut self) -> Self {
+    /// Forget everything if it has become too much. Call between requests: numbers are good for one.
+    pub fn keep_within_bound(&mut self) {
         if self.bytes > MAX_BYTES {
-            self.numbers.clear();
-            self.resources.clear();
-            self.bytes = 0;
+            *self = Self::default();
         }
-        self
+    }
+
+    /// Bytes held.
+    pub fn state_bytes(&self) -> usize {
+        self.bytes + self.numbers.capacity() * size_of::<(u64, u32)>()
     }
 
     /// The number of the resource with this message; read if it is new.

@@ -3,6 +3,7 @@
 use crate::any_value::AnyValue;
 use crate::edge_half::put_half;
 use crate::error::WireFault;
+use crate::filter::Filter;
 use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
 use crate::half::HalfBuilder;
 use crate::hash::{shard_of, trace_hash};
@@ -18,6 +19,7 @@ use crate::span_labels::{Sight, put_labels};
 use crate::span_metrics_plan::SpanMetricsPlan;
 use crate::watch::SERVICE_NAME;
 use crate::wire::{Cursor, WireResult, bytes_tag};
+use crate::workspace::Workspace;
 
 const RESOURCE_SPANS: u32 = bytes_tag(1);
 const RESOURCE: u32 = bytes_tag(1);
@@ -83,12 +85,13 @@ pub struct SplitOptions {
 
 /// Walk `body` and build a frame for every shard it concerns.
 pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Split> {
+    let workspace = plan.workspace.take(options.shard_count as usize);
     let mut splitter = Splitter {
         plan,
         options,
         multiplier_keys: multiplier_keys(plan),
-        builders: (0..options.shard_count).map(|_| None).collect(),
-        resources: plan.resources.take(),
+        builders: workspace.builders,
+        resources: workspace.resources,
         current: 0,
         resource: vec![None; plan.watch.len()],
         touched_resource: Vec::new(),
@@ -106,15 +109,17 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
         resources,
         ..
     } = splitter;
-    plan.resources.put(resources);
+    if walked.is_ok() {
+        for (shard, builder) in builders.iter().enumerate() {
+            if let Some(builder) = builder.as_ref().filter(|builder| !builder.is_empty()) {
+                split.frames.push((shard, builder.finish()));
+            }
+        }
+    }
+    plan.workspace.put(Workspace { resources, builders });
     walked?;
     if options.skip_generation {
         split.skipped_processors = plan.active_processors();
-    }
-    for (shard, builder) in builders.iter().enumerate() {
-        if let Some(builder) = builder {
-            split.frames.push((shard, builder.finish()));
-        }
     }
     Ok(split)
 }
@@ -321,13 +326,25 @@ impl<'a> Splitter<'a, '_> {
         let plan = self.plan;
         let shard = shard_of(trace_hash(span.trace_id), self.options.shard_count);
         let mut is_ignored = false;
+        let mut decision = None;
         if let Some(processor) = &plan.span_metrics {
-            is_ignored |= self.project_span_metrics(span, processor, shard);
+            let is_taken = self.is_taken(span, processor.filter.as_ref());
+            decision = plan.shares_filter.then_some(is_taken);
+            if is_taken {
+                is_ignored |= self.project_span_metrics(span, processor, shard);
+            } else {
+                self.split.discarded.span_metrics_filtered += 1;
+            }
         }
         if let Some(processor) = &plan.service_graphs {
-            is_ignored |= self.project_service_graph(span, processor, shard);
+            is_ignored |= self.project_service_graph(span, processor, shard, decision);
         }
         self.split.ignored_multipliers += u64::from(is_ignored);
+    }
+
+    #[inline]
+    fn is_taken(&self, span: &Span<'_>, filter: Option<&Filter>) -> bool {
+        filter.is_none_or(|filter| filter.accepts(span, &self.resource, &self.attributes))
     }
 
     /// What a span counts for, and whether it has a sampling ratio that cannot be used (processors §0.7).
@@ -363,12 +380,6 @@ impl<'a> Splitter<'a, '_> {
             resource: &self.resource,
             attributes: &self.attributes,
         };
-        if let Some(filter) = &processor.filter
-            && !filter.accepts(span, sight.resource, sight.attributes)
-        {
-            self.split.discarded.span_metrics_filtered += 1;
-            return false;
-        }
         let Some(resource) = self.resources.get(self.current) else {
             return false;
         };
@@ -424,7 +435,13 @@ impl<'a> Splitter<'a, '_> {
     }
 
     #[inline]
-    fn project_service_graph(&mut self, span: &Span<'a>, processor: &ServiceGraphPlan, shard: usize) -> bool {
+    fn project_service_graph(
+        &mut self,
+        span: &Span<'a>,
+        processor: &ServiceGraphPlan,
+        shard: usize,
+        decision: Option<bool>,
+    ) -> bool {
         let is_client = matches!(span.kind, CLIENT | PRODUCER);
         if !is_client && !matches!(span.kind, SERVER | CONSUMER) {
             return false;
@@ -449,9 +466,7 @@ impl<'a> Splitter<'a, '_> {
             at_ns: if is_client { span.end_ns } else { span.start_ns },
             weight: 1.0,
         };
-        if let Some(filter) = &processor.filter
-            && !filter.accepts(span, sight.resource, sight.attributes)
-        {
+        if !decision.unwrap_or_else(|| self.is_taken(span, processor.filter.as_ref())) {
             self.split.discarded.service_graphs_filtered += 1;
             // A root has no other half that could wait in vain (processors §2.5).
             if is_client || key.span_len > 0 {
