@@ -80,8 +80,8 @@ class Split:
 
         ``gateway``: ``outside_metrics_ingestion_slack``. ``span_metrics``: ``span_metrics_filtered``, ``invalid_utf8``
         (also once for each span whose resource is not UTF-8, where target info is on), ``label_set_too_large``.
-        ``service_graphs``: ``service_graphs_filtered`` (spans with an edge's kind). ``host_info``: ``invalid_utf8``
-        (resources).
+        ``service_graphs``: ``service_graphs_filtered``, ``label_set_too_large`` (spans with an edge's kind).
+        ``host_info``: ``invalid_utf8``, ``label_set_too_large`` (resources).
         """
     @property
     def ignored_multipliers(self) -> int:

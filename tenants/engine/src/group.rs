@@ -20,6 +20,9 @@ use crate::record::{DeltaWriter, GroupWriter};
 /// Most entities of one group in one shard. Beyond it, new label sets are counted in the overflow entity.
 pub const MAX_ENTITIES: usize = 1 << 20;
 
+/// Most bytes of their label sets, likewise.
+const MAX_LABEL_BYTES: usize = 512 << 20;
+
 /// The number of a label set that lost its place; it is looked up anew.
 pub const NO_ENTITY: u32 = u32::MAX;
 
@@ -150,6 +153,8 @@ pub struct Group {
     numbers: HashTable<u32>,
     hasher: DefaultHashBuilder,
     entities: Vec<Option<Entity>>,
+    /// Length of all label sets.
+    label_bytes: usize,
     free: Vec<u32>,
     values: Vec<f64>,
     /// Sums of observations, see [`duration_sum`].
@@ -172,6 +177,7 @@ impl Group {
             numbers: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             entities: Vec::new(),
+            label_bytes: 0,
             free: Vec::new(),
             values: Vec::new(),
             sums: Vec::new(),
@@ -205,7 +211,7 @@ impl Group {
             self.touch(number, now_ns);
             return number;
         }
-        if self.len() >= MAX_ENTITIES {
+        if self.len() >= MAX_ENTITIES || self.label_bytes + labels.len() > MAX_LABEL_BYTES {
             let overflow = overflow_labels();
             return match self.find(&overflow) {
                 Some(number) => number,
@@ -230,6 +236,7 @@ impl Group {
     }
 
     fn insert(&mut self, labels: &[u8], now_ns: u64) -> u32 {
+        self.label_bytes += labels.len();
         let entity = Some(Entity {
             labels: labels.into(),
             used_at_ns: now_ns,
@@ -356,6 +363,7 @@ impl Group {
                 if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
                     entry.remove();
                 }
+                self.label_bytes -= entity.labels.len();
                 if entity.is_defined {
                     self.retired.push(number);
                 }
@@ -380,13 +388,7 @@ impl Group {
 
     /// Bytes held, for the state gauge.
     pub fn state_bytes(&self) -> usize {
-        let labels: usize = self
-            .entities
-            .iter()
-            .flatten()
-            .map(|entity| entity.labels.len())
-            .sum();
-        labels
+        self.label_bytes
             + self.entities.capacity() * size_of::<Option<Entity>>()
             + self.numbers.capacity() * (size_of::<u32>() + 1)
             + self.values.capacity() * size_of::<f64>()

@@ -9,6 +9,8 @@ use crate::half;
 
 /// Most distinct halves and overlays in one shard. Beyond it spans are dropped as if the edge buffer were full.
 const MAX_HALVES: usize = 1 << 18;
+/// Most bytes of them, likewise.
+const MAX_BYTES: usize = 128 << 20;
 
 #[derive(Debug)]
 struct Half {
@@ -25,6 +27,8 @@ pub struct Halves {
     free: Vec<u32>,
     numbers: HashMap<Box<[u8]>, u32>,
     overlays: HashMap<(u32, u32), u32>,
+    /// Length of all halves.
+    bytes: usize,
 }
 
 impl Halves {
@@ -34,9 +38,10 @@ impl Halves {
             self.touch(number, now_ns);
             return Some(number);
         }
-        if self.numbers.len() >= MAX_HALVES {
+        if self.numbers.len() >= MAX_HALVES || self.bytes + bytes.len() > MAX_BYTES {
             return None;
         }
+        self.bytes += bytes.len();
         let is_named = |slot| half::slot(bytes, slot).is_some_and(|text| !text.is_empty());
         let half = Some(Half {
             bytes: bytes.into(),
@@ -102,6 +107,7 @@ impl Halves {
                 && let Some(half) = slot.take()
             {
                 self.numbers.remove(&half.bytes);
+                self.bytes -= half.bytes.len();
                 self.free.push(number as u32);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::error::PlanError;
-use crate::labels::{Labels, SPAN_METRICS_RESERVED, label_set, sanitize, truncate};
+use crate::labels::{Labels, MAX_LABEL_SET, SPAN_METRICS_RESERVED, label_set, sanitize, truncate};
 use crate::plan::{Common, SERIES_LABELS, label_name};
 use crate::settings::{HostInfoSettings, SpanMetricsSettings};
 use crate::watch::Watch;
@@ -21,10 +21,22 @@ pub enum Info {
     Absent,
     /// A label is not UTF-8.
     Invalid,
-    /// More labels than [`MAX_INFO_LABELS`].
+    /// More labels than [`MAX_INFO_LABELS`], or longer than [`MAX_LABEL_SET`].
     TooLarge,
     /// The canonical label set.
     Set(Box<[u8]>),
+}
+
+impl Info {
+    fn of(set: Vec<u8>) -> Self {
+        if set.len() > MAX_LABEL_SET {
+            Self::TooLarge
+        } else if Labels(&set).is_valid() {
+            Self::Set(set.into())
+        } else {
+            Self::Invalid
+        }
+    }
 }
 
 /// How `traces_target_info` is built.
@@ -103,10 +115,8 @@ impl TargetInfoPlan {
         );
         if identity == 0 || Labels(&set).count() <= identity {
             Info::Absent
-        } else if Labels(&set).is_valid() {
-            Info::Set(set.into())
         } else {
-            Info::Invalid
+            Info::of(set)
         }
     }
 
@@ -165,11 +175,7 @@ impl HostInfoPlan {
             (&*self.host_id, truncate(host, limit)),
             (&*self.host_source, truncate(source, limit)),
         ]);
-        if Labels(&set).is_valid() {
-            Info::Set(set.into())
-        } else {
-            Info::Invalid
-        }
+        Info::of(set)
     }
 
     /// Whether this plan can still build a label set that another one built.

@@ -19,17 +19,32 @@ impl Dictionary {
     /// The number of `bytes`, given out anew if `admit` agrees on first sight.
     #[inline]
     pub fn number(&mut self, bytes: &[u8], admit: impl FnOnce(&[u8]) -> bool) -> Option<u32> {
+        self.number_of(|arena| arena.extend_from_slice(bytes), admit)
+    }
+
+    /// The number of the string that `write` appends, given out anew if `admit` agrees on first sight. It is written
+    /// where it stays if it is new.
+    #[inline]
+    pub fn number_of(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        admit: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<u32> {
+        let start = self.arena.len();
+        write(&mut self.arena);
+        let bytes = self.arena.get(start..).unwrap_or_default();
         let half = self.hasher.hash_one(bytes) as u32;
         let (arena, ends) = (&self.arena, &self.ends);
         let is_equal = |(other, number): &(u32, u32)| *other == half && slice(arena, ends, *number) == bytes;
-        if let Some((_, number)) = self.numbers.find(spread(half), is_equal) {
-            return Some(*number);
-        }
-        if !admit(bytes) {
-            return None;
+        let known = self
+            .numbers
+            .find(spread(half), is_equal)
+            .map(|(_, number)| *number);
+        if known.is_some() || !admit(bytes) {
+            self.arena.truncate(start);
+            return known;
         }
         let number = self.ends.len() as u32;
-        self.arena.extend_from_slice(bytes);
         self.ends.push(self.arena.len() as u32);
         self.numbers
             .insert_unique(spread(half), (half, number), |(half, _)| spread(*half));

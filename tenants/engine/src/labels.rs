@@ -6,6 +6,9 @@
 
 use crate::wire::put_varint;
 
+/// Longest label set, and longest half of an edge, in bytes: a longer one is no series that a receiver would take.
+pub const MAX_LABEL_SET: usize = 1 << 18;
+
 /// Names that span metrics reserve for their intrinsic dimensions, whether switched on or not.
 pub const SPAN_METRICS_RESERVED: [&str; 5] = [
     "service",

@@ -171,7 +171,15 @@ impl Split {
                 ("service_graphs", "service_graphs_filtered"),
                 discarded.service_graphs_filtered,
             ),
+            (
+                ("service_graphs", "label_set_too_large"),
+                discarded.service_graphs_too_large,
+            ),
             (("host_info", "invalid_utf8"), discarded.host_info_invalid_utf8),
+            (
+                ("host_info", "label_set_too_large"),
+                discarded.host_info_too_large,
+            ),
         ])
     }
 

@@ -18,6 +18,8 @@ use crate::sketch::{Sketch, Window};
 
 /// Most label sets that a group knows, admitted or not. Beyond it new ones are counted in the overflow entity.
 const MAX_KNOWN: usize = 2 * MAX_ENTITIES;
+/// Most bytes of their label sets, likewise.
+const MAX_LABEL_BYTES: usize = 1 << 30;
 const NO_ROW: u32 = u32::MAX;
 
 /// A label set.
@@ -75,6 +77,8 @@ pub struct SeriesGroup {
     numbers: HashTable<u32>,
     hasher: DefaultHashBuilder,
     pub(crate) entities: Vec<Option<Entity>>,
+    /// Length of all label sets.
+    label_bytes: usize,
     free: Vec<u32>,
     pub(crate) overflow: Option<u32>,
     pub(crate) values: Vec<f64>,
@@ -108,6 +112,7 @@ impl SeriesGroup {
             numbers: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             entities: Vec::new(),
+            label_bytes: 0,
             free: Vec::new(),
             overflow: None,
             values: Vec::new(),
@@ -330,7 +335,8 @@ impl SeriesGroup {
         {
             return *number;
         }
-        if self.entities.len() - self.free.len() >= MAX_KNOWN {
+        let is_full = self.entities.len() - self.free.len() >= MAX_KNOWN;
+        if is_full || self.label_bytes + labels.len() > MAX_LABEL_BYTES {
             return self.overflow_entity(now_ms);
         }
         self.insert(labels, hash, now_ms)
@@ -353,6 +359,7 @@ impl SeriesGroup {
     }
 
     fn insert(&mut self, labels: &[u8], hash: u64, now_ms: i64) -> u32 {
+        self.label_bytes += labels.len();
         let number = self.free.pop().unwrap_or(self.entities.len() as u32);
         let entity = Some(Entity {
             labels: labels.into(),
@@ -610,6 +617,7 @@ impl SeriesGroup {
         {
             let hash = self.hasher.hash_one(&*entity.labels);
             let target = entity.target;
+            self.label_bytes -= entity.labels.len();
             *slot = None;
             if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
                 entry.remove();
@@ -648,12 +656,6 @@ impl SeriesGroup {
 
     /// Bytes held, for the state gauge.
     pub fn state_bytes(&self) -> usize {
-        let labels: usize = self
-            .entities
-            .iter()
-            .flatten()
-            .map(|entity| entity.labels.len())
-            .sum();
         let sources: usize = self
             .sources
             .values()
@@ -664,7 +666,7 @@ impl SeriesGroup {
             .iter()
             .map(|native| size_of::<NativeHistogram>() + native.heap_bytes())
             .sum();
-        labels
+        self.label_bytes
             + sources
             + natives
             + self.entities.capacity() * size_of::<Option<Entity>>()

@@ -8,7 +8,7 @@ use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
 use crate::half::HalfBuilder;
 use crate::hash::{shard_of, trace_hash};
 use crate::info_plan::Info;
-use crate::labels::Labels;
+use crate::labels::{Labels, MAX_LABEL_SET};
 use crate::multiplier::{MultiplierPlan, attribute_multiplier, tracestate_multiplier};
 use crate::plan::Plan;
 use crate::resource::{Resource, ResourceMultiplier, multiplier_keys};
@@ -25,9 +25,6 @@ const RESOURCE_SPANS: u32 = bytes_tag(1);
 const RESOURCE: u32 = bytes_tag(1);
 const SCOPE_SPANS: u32 = bytes_tag(2);
 const SPAN: u32 = bytes_tag(2);
-
-/// Longest label set in bytes. A longer one is no series that a receiver would take.
-const MAX_LABEL_SET: usize = 1 << 18;
 
 /// Position of span metrics in what is kept for each of the two processors.
 const SPAN_METRICS: usize = 0;
@@ -66,8 +63,12 @@ pub struct Discarded {
     pub span_metrics_too_large: u64,
     /// Spans with an edge's kind that the filter of service graphs keeps out.
     pub service_graphs_filtered: u64,
+    /// Spans with an edge's kind that say more than the bounds allow.
+    pub service_graphs_too_large: u64,
     /// Resources whose host is not UTF-8.
     pub host_info_invalid_utf8: u64,
+    /// Resources whose host is too long.
+    pub host_info_too_large: u64,
 }
 
 /// How to read a request.
@@ -98,7 +99,6 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
         attributes: vec![None; plan.watch.len()],
         touched: Vec::new(),
         multipliers: [ResourceMultiplier::default(); 2],
-        label_set: Vec::new(),
         half: HalfBuilder::default(),
         split: Split::default(),
     };
@@ -142,7 +142,6 @@ struct Splitter<'a, 'p> {
     touched: Vec<usize>,
     /// What the span being walked says of its sampling.
     multipliers: [ResourceMultiplier; 2],
-    label_set: Vec<u8>,
     half: HalfBuilder,
     split: Split,
 }
@@ -249,7 +248,8 @@ impl<'a> Splitter<'a, '_> {
                 }
             }
             Info::Invalid => self.split.discarded.host_info_invalid_utf8 += 1,
-            Info::Absent | Info::TooLarge => {}
+            Info::TooLarge => self.split.discarded.host_info_too_large += 1,
+            Info::Absent => {}
         }
     }
 
@@ -383,16 +383,18 @@ impl<'a> Splitter<'a, '_> {
         let Some(resource) = self.resources.get(self.current) else {
             return false;
         };
-        let set = &mut self.label_set;
-        set.clear();
-        put_labels(set, processor, resource, &sight, self.plan.max_value_len);
-        if set.len() > MAX_LABEL_SET {
-            self.split.discarded.span_metrics_too_large += 1;
-            return false;
-        }
-        let builder = builder(&mut self.builders, shard);
-        let Some(number) = builder.sets.number(&self.label_set, |set| Labels(set).is_valid()) else {
-            self.split.discarded.span_metrics_invalid_utf8 += 1;
+        let mut is_too_large = false;
+        let number = builder(&mut self.builders, shard).sets.number_of(
+            |set| put_labels(set, processor, resource, &sight, self.plan.max_value_len),
+            |set| {
+                is_too_large = set.len() > MAX_LABEL_SET;
+                !is_too_large && Labels(set).is_valid()
+            },
+        );
+        let Some(number) = number else {
+            let discarded = &mut self.split.discarded;
+            discarded.span_metrics_too_large += u64::from(is_too_large);
+            discarded.span_metrics_invalid_utf8 += u64::from(!is_too_large);
             return false;
         };
         let (weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SPAN_METRICS);
@@ -480,6 +482,10 @@ impl<'a> Splitter<'a, '_> {
             (row.weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SERVICE_GRAPHS);
         }
         row.is_database = put_half(&mut self.half, processor, &sight, is_client);
+        if self.half.bytes().len() > MAX_LABEL_SET {
+            self.split.discarded.service_graphs_too_large += 1;
+            return is_ignored;
+        }
         let builder = builder(&mut self.builders, shard);
         if builder.slot_names.is_empty() {
             builder.slot_names.extend_from_slice(&processor.slot_names);
