@@ -11,6 +11,8 @@ pub struct Family {
     pub kind: FamilyKind,
     /// Whether the settings ask for it.
     pub is_enabled: bool,
+    /// They asked for it a moment ago: what was counted then may still arrive.
+    pub is_ending: bool,
     /// Which exemplar of the entity's first histogram a counter may carry.
     pub exemplar: CounterExemplar,
     bucket_name: String,
@@ -47,11 +49,17 @@ impl Family {
             name: name.to_owned(),
             kind,
             is_enabled,
+            is_ending: false,
             exemplar: CounterExemplar::Never,
             bucket_name: format!("{name}_bucket"),
             count_name: format!("{name}_count"),
             sum_name: format!("{name}_sum"),
         }
+    }
+
+    /// Whether what was counted for it is taken.
+    pub fn is_counted(&self) -> bool {
+        self.is_enabled || self.is_ending
     }
 
     /// The same metric with exemplars.

@@ -18,7 +18,9 @@ use crate::remote_write::{BatchWriter, ExternalLabels, WriteBatch};
 use crate::rewriter::Rewriter;
 use crate::series_group::{MergeContext, SeriesGroup};
 use crate::series_write::Moment;
-use crate::service_graph::{self, CLIENT_SECONDS, FAILED, MESSAGING_SECONDS, SERVER_SECONDS, TOTAL};
+use crate::service_graph::{
+    self, CLIENT_SECONDS, CONNECTED, FAILED, MESSAGING_SECONDS, SERVER_SECONDS, TOTAL,
+};
 use crate::shard::{self, CALLS, GROUPS, LATENCY, SIZE, TOLD};
 use crate::sketch::{Sketch, Window};
 
@@ -305,7 +307,10 @@ fn layouts(plan: &Plan, before: Option<&Plan>) -> [(Vec<Family>, Shape); GROUPS]
     let graph = graph_shape(plan).or_else(|| graph_shape(before?));
     [
         (span_metrics_families(plan), spans.unwrap_or_else(|| empty(2, 1))),
-        (service_graph_families(plan), graph.unwrap_or_else(|| empty(2, 3))),
+        (
+            service_graph_families(plan),
+            graph.unwrap_or_else(|| empty(service_graph::COUNTERS, 3)),
+        ),
         (
             vec![info_family("traces_target_info", plan.target_info().is_some())],
             shard::info_shape(),
@@ -369,7 +374,7 @@ fn service_graph_families(plan: &Plan) -> Vec<Family> {
         ),
         Family::new(
             "traces_service_graph_connection_info",
-            FamilyKind::Gauge(TOTAL),
+            FamilyKind::Gauge(CONNECTED),
             processor.is_some_and(|plan| plan.connection_info),
         ),
     ]

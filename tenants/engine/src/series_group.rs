@@ -43,6 +43,8 @@ pub(crate) struct Entity {
     offered: u8,
     /// Low byte of that slot's number.
     offered_slot: u8,
+    /// Bit by family: it was counted in since the last collection.
+    pub(crate) news: u8,
     is_sanitized: bool,
 }
 
@@ -130,7 +132,10 @@ impl SeriesGroup {
     /// Native histograms begin at nothing, and keep a resolution that is coarser than the new one; so do classic ones
     /// where there were none.
     pub fn set_families(&mut self, families: Vec<Family>, shape: Shape, now_ms: i64) {
-        self.families = families;
+        let former = std::mem::replace(&mut self.families, families);
+        for (family, former) in self.families.iter_mut().zip(&former) {
+            family.is_ending = former.is_counted() && !family.is_enabled;
+        }
         if shape == self.shape {
             return;
         }
@@ -372,6 +377,7 @@ impl SeriesGroup {
             sent: 0,
             offered: 0,
             offered_slot: 0,
+            news: 0,
             is_sanitized: false,
         });
         match self.entities.get_mut(number as usize) {
@@ -396,11 +402,14 @@ impl SeriesGroup {
                 continue;
             };
             let kind = family.kind;
-            if !family.is_enabled || !delta.has(kind) {
+            if !family.is_counted() || !delta.has(kind) {
                 continue;
             }
             self.offer(target, index, context);
             let place = self.admit(target, index, context);
+            if let Some(Some(entity)) = self.entities.get_mut(place as usize) {
+                entity.news |= 1u8 << index;
+            }
             self.add_numbers(place, kind, delta, context);
         }
     }

@@ -97,7 +97,14 @@ impl SeriesGroup {
     pub fn collect(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut Budget) {
         let mut labels = SeriesLabels::default();
         let le = le_texts(&self.shape);
+        if moment.can_produce.is_none() {
+            // Whatever was counted before the settings changed is here by now.
+            self.families
+                .iter_mut()
+                .for_each(|family| family.is_ending = false);
+        }
         let is_same_layout = self.sent_families == self.families && self.sent_shape == self.shape;
+        let has_ending = self.families.iter().any(|family| family.is_ending);
         let series = self.series_per_entity();
         for number in 0..self.entities.len() as u32 {
             let Some(Some(entity)) = self.entities.get(number as usize) else {
@@ -115,17 +122,21 @@ impl SeriesGroup {
                     .is_some_and(|can_produce| !can_produce(&entity.labels));
             out.next_entity(series * if is_unmade { 3 } else { 2 });
             labels.set(&entity.labels, moment.external);
-            if !is_same_layout && !is_stale {
-                self.end_dropped_series(number, out, &labels, moment, budget);
+            let has_news = entity.news != 0;
+            if (!is_same_layout || has_ending) && !is_stale {
+                self.end_dropped_series(number, out, &labels, &le, moment, budget);
             }
-            if is_stale {
-                self.end(number, &mut Some(out), &labels, moment, budget);
-                self.drop_unreferenced(number, moment.stale_before_ms);
-            } else if is_unmade {
+            if is_unmade && has_news && !is_stale {
                 self.write(number, out, &labels, &le, moment, Part::Last);
                 self.end(number, &mut None, &labels, moment, budget);
+            } else if is_unmade || is_stale {
+                self.end(number, &mut Some(out), &labels, moment, budget);
+                self.drop_unreferenced(number, moment.stale_before_ms);
             } else {
                 self.write(number, out, &labels, &le, moment, Part::Value);
+            }
+            if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
+                entity.news = 0;
             }
         }
         self.exemplars.clear();
@@ -319,12 +330,14 @@ impl SeriesGroup {
         (family.exemplar == CounterExemplar::Any || best.rank.is_error()).then(|| exemplar_out(best, moment))
     }
 
-    /// End what the last collection sent and the present settings do not produce.
+    /// End what the last collection sent and the present settings do not produce. What was counted for it since is sent
+    /// first.
     fn end_dropped_series(
         &mut self,
         number: u32,
         out: &mut BatchWriter,
         labels: &SeriesLabels,
+        le: &[Vec<String>],
         moment: &Moment<'_>,
         budget: &mut Budget,
     ) {
@@ -338,8 +351,16 @@ impl SeriesGroup {
                 continue;
             };
             let (was_sent, row, kind) = (entity.sent & bit != 0, entity.row, new.kind);
-            if old.is_enabled && !new.is_enabled && entity.admitted & bit != 0 {
-                if was_sent {
+            if !new.is_enabled && entity.admitted & bit != 0 {
+                if entity.news & bit != 0 && self.shape == self.sent_shape {
+                    let written = Written {
+                        number,
+                        row: row as usize,
+                        is_new: !was_sent,
+                        part: Part::Last,
+                    };
+                    self.write_family(&written, old, out, labels, le, moment);
+                } else if was_sent {
                     mark_stale(out, labels, old, &self.sent_shape, moment.now_ms);
                 }
                 let Some(Some(entity)) = self.entities.get_mut(number as usize) else {

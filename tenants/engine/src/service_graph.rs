@@ -18,16 +18,21 @@ use crate::service_graph_plan::ServiceGraphPlan;
 use crate::shard::histogram_shape;
 use crate::span::{CLIENT, CONSUMER, PRODUCER};
 
-/// Counter of completed edges; also what the connection gauge follows.
+/// Counter of completed edges.
 pub const TOTAL: usize = 0;
 /// Counter of failed edges.
 pub const FAILED: usize = 1;
+/// Counter of completed edges that the connection gauge follows.
+pub const CONNECTED: usize = 2;
 /// Histogram of server latencies.
 pub const SERVER_SECONDS: usize = 0;
 /// Histogram of client latencies.
 pub const CLIENT_SECONDS: usize = 1;
 /// Histogram of the time between a producer's end and the consumer's start.
 pub const MESSAGING_SECONDS: usize = 2;
+
+/// How many counters an edge's label set has.
+pub const COUNTERS: usize = 3;
 
 /// The state of the processor in one shard.
 #[derive(Debug)]
@@ -45,7 +50,7 @@ pub struct ServiceGraph {
 pub fn shape(plan: &ServiceGraphPlan, histograms: &HistogramPlan) -> Shape {
     let one: HistogramShape = histogram_shape(&Arc::new(plan.bounds.clone()), histograms);
     Shape {
-        counters: 2,
+        counters: COUNTERS,
         histograms: vec![one.clone(), one.clone(), one],
     }
 }
@@ -325,9 +330,17 @@ impl ServiceGraph {
             work.counters.invalid_utf8_edges += 1;
             return;
         };
-        update.add(TOTAL, edge.weight);
-        if edge.is_failed {
-            update.add(FAILED, edge.weight);
+        if plan.connection_info {
+            update.add(CONNECTED, 1.0);
+        }
+        if plan.request {
+            update.add(TOTAL, edge.weight);
+            if edge.is_failed {
+                update.add(FAILED, edge.weight);
+            }
+        }
+        if !plan.latency {
+            return;
         }
         let observed = |duration_ns| Observation {
             duration_ns,

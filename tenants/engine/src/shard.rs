@@ -132,22 +132,30 @@ impl Shard {
     /// Count one frame, or nothing at all if it is damaged.
     pub fn apply(&mut self, frame: &[u8], now_ns: u64) -> Result<(), FrameError> {
         let frame = Frame::read(frame)?;
-        if let Some(group) = &mut self.span_metrics {
+        if let (Some(group), Some(plan)) = (&mut self.span_metrics, &self.plan.span_metrics)
+            && (plan.count || plan.latency || plan.size)
+        {
             let entities: Vec<u32> = frame.sets().map(|set| group.entity(set, now_ns)).collect();
             for row in frame.spans() {
                 let entity = entities.get(row.set as usize).copied().unwrap_or(NO_ENTITY);
                 if let Some(mut update) = group.update(entity) {
-                    update.add(CALLS, row.weight);
-                    update.add(SIZE, f64::from(row.size));
-                    update.observe(
-                        LATENCY,
-                        &Observation {
-                            duration_ns: row.duration_ns,
-                            trace: row.trace,
-                            is_error: row.is_error,
-                            weight: row.weight,
-                        },
-                    );
+                    if plan.count {
+                        update.add(CALLS, row.weight);
+                    }
+                    if plan.size {
+                        update.add(SIZE, f64::from(row.size));
+                    }
+                    if plan.latency {
+                        update.observe(
+                            LATENCY,
+                            &Observation {
+                                duration_ns: row.duration_ns,
+                                trace: row.trace,
+                                is_error: row.is_error,
+                                weight: row.weight,
+                            },
+                        );
+                    }
                 }
             }
         }
