@@ -281,14 +281,14 @@ fn values_of_other_types() {
         (
             "strict",
             json!(i64::MAX),
-            AnyValue::Double(9.223_372_036_854_776e18),
+            AnyValue::Double(9_223_372_036_854_775_808.0),
             false,
             false,
         ),
         (
             "strict",
             json!(i64::MIN),
-            AnyValue::Double(-9.223_372_036_854_776e18),
+            AnyValue::Double(-9_223_372_036_854_775_808.0),
             false,
             true,
         ),
