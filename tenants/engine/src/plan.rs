@@ -35,7 +35,8 @@ pub struct Plan {
     pub max_value_len: usize,
     /// A series not updated for this long ends.
     pub stale_ms: i64,
-    /// How often an info metric is passed on: a hundred times within the stale duration.
+    /// How often an info metric is passed on: once a second, and at least a hundred times within the stale duration. Whoever
+    /// has not heard of new settings yet, or was restarted, misses one telling.
     pub tell_every_ns: u64,
     /// What the registry admits.
     pub limits: Limits,
@@ -158,7 +159,7 @@ impl Plan {
             trace_id_label: settings.trace_id_label_name.clone(),
             max_value_len: settings.max_label_value_length,
             stale_ms: (stale_s * 1e3).round() as i64,
-            tell_every_ns: (stale_s * 1e7).round() as u64,
+            tell_every_ns: (stale_s * 1e7).min(1e9).round() as u64,
             limits: Limits {
                 limiter_type: settings.limiter_type,
                 max_active_series: settings.max_active_series,
