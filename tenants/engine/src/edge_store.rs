@@ -48,10 +48,10 @@ pub struct Edge {
     pub is_client_messaging: bool,
     /// Counted already; what is left is the client's half, for further server-side spans (Q13).
     pub is_template: bool,
-    /// What the edge counts for: the greatest that a side says (Q9).
-    pub weight: f64,
-    /// What the client's side says of that.
+    /// What the client's side says that the edge counts for; 0 while it is not here.
     pub client_weight: f64,
+    /// What the server's side says of that.
+    pub server_weight: f64,
 }
 
 impl Edge {
@@ -76,9 +76,14 @@ impl Edge {
             is_client_failed: false,
             is_client_messaging: false,
             is_template: false,
-            weight: 0.0,
             client_weight: 0.0,
+            server_weight: 0.0,
         }
+    }
+
+    /// What the edge counts for: the greater of what its sides say (Q9).
+    pub fn weight(&self) -> f64 {
+        self.client_weight.max(self.server_weight)
     }
 
     /// The client's side alone, as it was before a server-side span came.
@@ -91,7 +96,7 @@ impl Edge {
             is_messaging: self.is_client_messaging,
             has_server: false,
             is_template: true,
-            weight: self.client_weight,
+            server_weight: 0.0,
             ..*self
         }
     }
@@ -197,11 +202,37 @@ impl EdgeStore {
         if oldest.edge.opened_at_ns > until_ns {
             return None;
         }
-        let hash = self.hasher.hash_one(oldest.edge.key);
-        if let Ok(entry) = self.index.find_entry(hash, |other| *other == number) {
-            entry.remove();
-        }
-        self.unlink(number)
+        self.remove_at(number)
+    }
+
+    /// The places of all edges with this key, oldest first.
+    pub fn places(&self, key: &EdgeKey) -> Vec<u32> {
+        let hash = self.hasher.hash_one(key);
+        let mut places: Vec<u32> = self
+            .index
+            .iter_hash(hash)
+            .copied()
+            .filter(|number| has_key(&self.slots, *number, key))
+            .collect();
+        places.sort_by_key(|number| {
+            self.slots
+                .get(*number as usize)
+                .map(|slot| slot.edge.opened_at_ns)
+        });
+        places
+    }
+
+    /// The edge at a place.
+    pub fn at(&mut self, place: u32) -> Option<&mut Edge> {
+        self.slots.get_mut(place as usize).map(|slot| &mut slot.edge)
+    }
+
+    /// Take the edge at a place out.
+    pub fn remove_at(&mut self, place: u32) -> Option<Edge> {
+        let hash = self.hasher.hash_one(self.slots.get(place as usize)?.edge.key);
+        let entry = self.index.find_entry(hash, |other| *other == place).ok()?;
+        entry.remove();
+        self.unlink(place)
     }
 
     /// Change every edge in place; keys must stay.

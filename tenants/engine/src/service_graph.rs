@@ -139,10 +139,13 @@ impl ServiceGraph {
     /// Remember that a filter kept a span out, and give up the edge that waits for it (processors §2.5).
     fn mark(&mut self, row: &EdgeRow, work: &mut Work<'_>) {
         let is_client = is_client(row);
-        if let Some(edge) = self.edges.get_mut(&row.key) {
+        for place in self.edges.places(&row.key) {
+            let Some(edge) = self.edges.at(place).copied() else {
+                continue;
+            };
             let has_server = is_named(&self.halves, edge.half, half::SERVER);
             if has_server == is_client && !edge.is_template {
-                self.edges.remove(&row.key);
+                self.edges.remove_at(place);
                 work.counters.dropped_edges += 1;
             }
         }
@@ -208,61 +211,65 @@ impl ServiceGraph {
     /// A span whose key is known, where every server-side span makes an edge (Q13). Server-side spans that come before
     /// their client wait one by one; the client's half stays for those that come after it.
     fn upsert_receiver(&mut self, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
-        let mut waiting = Vec::new();
-        while let Some(edge) = self.edges.remove(&row.key) {
-            waiting.push(edge);
-        }
         let is_client = is_client(row);
-        if !is_client && !waiting.iter().any(|edge| edge.has_client) {
-            for edge in waiting {
-                self.edges.insert(edge);
-            }
+        let places = self.edges.places(&row.key);
+        let has_client = places
+            .iter()
+            .any(|place| self.edges.at(*place).is_some_and(|edge| edge.has_client));
+        if !is_client && !has_client {
             let mut edge = Edge::new(row.key, half, work.now_ns);
             update(&mut edge, row, half, work.plan);
             self.insert(edge, work);
             return;
         }
-        let mut template = None;
-        for mut edge in waiting {
-            if is_client && edge.is_template {
-                continue;
-            }
-            let (before, was_template) = (edge, edge.is_template);
-            let Some(overlay) = self.halves.overlay(edge.half, half, work.now_ns) else {
-                work.counters.dropped_spans += 1;
-                self.edges.insert(before);
-                continue;
-            };
-            edge.half = overlay;
+        let mut is_answered = false;
+        for place in places {
+            is_answered |= self.answer(place, row, half, work);
+        }
+        if is_client && (is_answered || self.edges.get_mut(&row.key).is_none()) {
+            let mut edge = Edge::new(row.key, half, work.now_ns);
             update(&mut edge, row, half, work.plan);
-            if self.halves.is_complete(overlay) {
-                work.counters.edges += u64::from(was_template);
-                self.emit(&edge, None, work);
-                let opened_at_ns = if is_client {
-                    work.now_ns
-                } else {
-                    before.opened_at_ns
-                };
-                template = Some(Edge {
-                    opened_at_ns,
-                    ..edge.template()
-                });
-            } else {
-                self.edges.insert(if was_template { before } else { edge });
+            edge.is_template = true;
+            if !edge.is_database || work.plan.pairs_databases {
+                self.edges.insert(edge);
             }
         }
-        match template {
-            Some(template) => self.edges.insert(template),
-            None if is_client && self.edges.get_mut(&row.key).is_none() => {
-                let mut edge = Edge::new(row.key, half, work.now_ns);
-                update(&mut edge, row, half, work.plan);
-                self.edges.insert(Edge {
-                    is_template: true,
-                    ..edge
-                });
-            }
-            None => {}
+    }
+
+    /// Add a span to one of the edges with its key; returns whether that completed it.
+    fn answer(&mut self, place: u32, row: &EdgeRow, half: u32, work: &mut Work<'_>) -> bool {
+        let Some(before) = self.edges.at(place).copied() else {
+            return false;
+        };
+        let is_client = is_client(row);
+        if is_client && before.is_template {
+            self.edges.remove_at(place);
+            return false;
         }
+        let Some(overlay) = self.halves.overlay(before.half, half, work.now_ns) else {
+            work.counters.dropped_spans += 1;
+            return false;
+        };
+        let mut edge = before;
+        edge.half = overlay;
+        update(&mut edge, row, half, work.plan);
+        if !self.halves.is_complete(overlay) {
+            // What does not answer a client leaves it as it is for the next.
+            if let Some(slot) = self.edges.at(place).filter(|slot| !slot.is_template) {
+                *slot = edge;
+            }
+            return false;
+        }
+        work.counters.edges += u64::from(before.is_template);
+        self.emit(&edge, None, work);
+        let stays = !edge.is_database || work.plan.pairs_databases;
+        match self.edges.at(place) {
+            Some(slot) if !is_client && stays => *slot = edge.template(),
+            _ => {
+                self.edges.remove_at(place);
+            }
+        }
+        true
     }
 
     /// Let edges go that have waited since `until_ns` or longer (processors §2.4).
@@ -285,7 +292,7 @@ impl ServiceGraph {
     }
 
     fn expire_until(&mut self, until_ns: u64, work: &mut Work<'_>) {
-        while let Some(edge) = self.edges.pop_expired(until_ns) {
+        while let Some(mut edge) = self.edges.pop_expired(until_ns) {
             if edge.is_template {
                 continue;
             }
@@ -297,6 +304,10 @@ impl ServiceGraph {
                 _ => None,
             };
             if missing.is_some() {
+                if missing == Some(Connection::Database) {
+                    // No span of the database came: the client's stands in for it.
+                    edge.server_ns = edge.client_ns;
+                }
                 self.emit(&edge, missing, work);
             } else if let Some(count) = work.counters.expired_edges.get_mut(usize::from(edge.last_kind)) {
                 *count += 1;
@@ -334,9 +345,9 @@ impl ServiceGraph {
             update.add(CONNECTED, 1.0);
         }
         if plan.request {
-            update.add(TOTAL, edge.weight);
+            update.add(TOTAL, edge.weight());
             if edge.is_failed {
-                update.add(FAILED, edge.weight);
+                update.add(FAILED, edge.weight());
             }
         }
         if !plan.latency {
@@ -346,12 +357,14 @@ impl ServiceGraph {
             duration_ns,
             trace: edge.trace,
             is_error: edge.is_failed,
-            weight: edge.weight,
+            weight: edge.weight(),
         };
-        if plan.has_virtual_latency || connection != Connection::VirtualServer {
+        let is_virtual = matches!(connection, Connection::VirtualClient | Connection::VirtualServer);
+        let has_both = plan.has_virtual_latency || !is_virtual;
+        if has_both || edge.has_server {
             update.observe(SERVER_SECONDS, &observed(edge.server_ns));
         }
-        if plan.has_virtual_latency || connection != Connection::VirtualClient {
+        if has_both || edge.has_client {
             update.observe(CLIENT_SECONDS, &observed(edge.client_ns));
         }
         if plan.messaging && connection == Connection::Messaging && edge.client_end_ns < edge.server_start_ns
@@ -412,7 +425,6 @@ fn update(edge: &mut Edge, row: &EdgeRow, half: u32, plan: &ServiceGraphPlan) {
     edge.is_failed |= row.is_error;
     edge.is_messaging |= is_messaging;
     edge.is_database |= row.is_database;
-    edge.weight = edge.weight.max(row.weight);
     if is_client || row.key.span_len == 0 {
         edge.trace = row.key.trace;
     }
@@ -430,6 +442,7 @@ fn update(edge: &mut Edge, row: &EdgeRow, half: u32, plan: &ServiceGraphPlan) {
         }
     } else {
         edge.has_server = true;
+        edge.server_weight = row.weight;
         edge.server_start_ns = row.at_ns;
         edge.server_ns = row.duration_ns;
     }

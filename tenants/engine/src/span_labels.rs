@@ -3,7 +3,7 @@
 use crate::any_value::AnyValue;
 use crate::labels::truncate;
 use crate::resource::Resource;
-use crate::span::Span;
+use crate::span::{KINDS, STATUS_CODES, Span};
 use crate::span_metrics_plan::{LabelSource, Mapping, SpanLabel, SpanMetricsPlan};
 use crate::wire::put_varint;
 
@@ -122,19 +122,21 @@ fn put_source(
 ) {
     let span = sight.span;
     let put = |set: &mut Vec<u8>, text: &[u8]| put_text(set, label, truncate(text, value_limit));
-    let put_known = |set: &mut Vec<u8>, number: i32| {
-        let known = usize::try_from(number).ok().and_then(|n| label.encoded.get(n));
-        match known {
-            Some(known) => set.extend_from_slice(known),
+    let put_known = |set: &mut Vec<u8>, number: i32, names: &[&str]| {
+        let known = usize::try_from(number).ok();
+        let encoded = known.and_then(|known| label.encoded.get(known));
+        match (encoded, known.and_then(|known| names.get(known))) {
+            (Some(encoded), _) if source == label.source => set.extend_from_slice(encoded),
+            (_, Some(name)) => put(set, name.as_bytes()),
             // An unknown number is written in decimal (processors §1.3).
-            None => put(set, number.to_string().as_bytes()),
+            _ => put(set, number.to_string().as_bytes()),
         }
     };
     match source {
         LabelSource::SpanName => put(set, span.name),
         LabelSource::StatusMessage => put(set, span.status_message),
-        LabelSource::SpanKind => put_known(set, span.kind),
-        LabelSource::StatusCode => put_known(set, span.status_code),
+        LabelSource::SpanKind => put_known(set, span.kind, &KINDS),
+        LabelSource::StatusCode => put_known(set, span.status_code, &STATUS_CODES),
         LabelSource::Attribute(number) => {
             if let Some(value) = sight.find(number) {
                 put(set, &value.text());

@@ -383,8 +383,10 @@ impl<'a> Splitter<'a, '_> {
         let Some(resource) = self.resources.get(self.current) else {
             return false;
         };
+        let (weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SPAN_METRICS);
         let mut is_too_large = false;
-        let number = builder(&mut self.builders, shard).sets.number_of(
+        let builder = builder(&mut self.builders, shard);
+        let number = builder.sets.number_of(
             |set| put_labels(set, processor, resource, &sight, self.plan.max_value_len),
             |set| {
                 is_too_large = set.len() > MAX_LABEL_SET;
@@ -395,21 +397,16 @@ impl<'a> Splitter<'a, '_> {
             let discarded = &mut self.split.discarded;
             discarded.span_metrics_too_large += u64::from(is_too_large);
             discarded.span_metrics_invalid_utf8 += u64::from(!is_too_large);
-            return false;
+            return is_ignored;
         };
-        let (weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SPAN_METRICS);
-        let row = SpanRow {
+        builder.push_span(&SpanRow {
             set: number,
             size: span.encoded_len as u32,
             duration_ns: span.duration_ns(),
             trace: trace_number(span.trace_id),
             is_error: span.is_error(),
             weight,
-        };
-        // Found again, because the weight was read in between.
-        if let Some(Some(builder)) = self.builders.get_mut(shard) {
-            builder.push_span(&row);
-        }
+        });
         self.target_info();
         is_ignored
     }
