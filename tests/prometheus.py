@@ -20,7 +20,7 @@ _TAKEN_PORT_TRIES = 3
 
 
 class Prometheus:
-    """One Prometheus process with the remote-write receiver and exemplar storage, scraping nothing.
+    """One Prometheus process with the remote-write receiver, exemplars and native histograms, scraping nothing.
 
     Use it as an asynchronous context manager, or call :meth:`start` and :meth:`stop`.
     """
@@ -132,7 +132,7 @@ class Prometheus:
                 [
                     self._binary,
                     "--web.enable-remote-write-receiver",
-                    "--enable-feature=exemplar-storage",
+                    "--enable-feature=exemplar-storage,native-histograms",
                     f"--web.listen-address=127.0.0.1:{self._port}",
                     f"--storage.tsdb.path={self._folder / 'data'}",
                     f"--config.file={self._folder / 'prometheus.yml'}",

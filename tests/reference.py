@@ -1,8 +1,8 @@
-"""A brute-force model of both processors, to compare the engine with.
+"""A brute-force model of the processors, to compare the engine with.
 
 Plain and slow: it says what the right series are and nothing about how to get them fast. It knows one tenant,
-one shard and no clock; times are passed in. The rules are in ``tests.reference_span_metrics`` and
-``tests.reference_service_graphs``; this module puts spans in and takes series out.
+one shard and no clock; times are passed in. The rules are in the modules ``tests.reference_*``, one per part of the
+contract; this module puts spans in and takes series out.
 """
 
 from collections import Counter as Tally
@@ -13,7 +13,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tests import otlp_raw
-from tests.reference_registry import ClassicHistogram, SeriesKey, SeriesLimiter
+from tests.reference_histograms import Histogram
+from tests.reference_host_info import HostInfo
+from tests.reference_metrics import SeriesKey
+from tests.reference_native import NativeHistogram
+from tests.reference_registry import Registry
 from tests.reference_service_graphs import ServiceGraphs
 from tests.reference_span_metrics import SpanMetrics
 from tests.reference_spans import Batch, nanoseconds
@@ -21,36 +25,58 @@ from tests.reference_spans import Batch, nanoseconds
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What one collection reports: cumulative values, and (trace id, seconds) per bucket series."""
+    """What one collection reports, by series: cumulative values, (trace id, seconds) of its exemplars, histograms.
+
+    Exemplars of a series are in the order of their values, those of a classic bucket a list of one.
+    """
 
     series: dict[SeriesKey, float]
-    exemplars: dict[SeriesKey, tuple[str, float]]
+    exemplars: dict[SeriesKey, list[tuple[str, float]]]
+    histograms: dict[SeriesKey, NativeHistogram]
 
 
 class ReferenceModel:
-    """Both processors of one tenant: spans go in by :meth:`push`, series come out by :meth:`series`.
+    """All processors of one tenant: spans go in by :meth:`push` and count at :meth:`flush`.
 
     The argument is the plan as ``tenants.processing.plan.plan_json`` writes it, read back into a dictionary.
     With ``strict_ids`` spans whose ids are not OTLP's are rejected before anything else looks at them.
+
+    Raises:
+        RefusedPlanError: the plan cannot be carried out.
     """
 
     def __init__(self, plan: dict[str, Any], *, strict_ids: bool = False) -> None:
-        limiter = SeriesLimiter(plan["max_active_series"])
+        self.registry = Registry(plan)
         self._slack_ns = nanoseconds(plan["ingestion_time_range_slack_s"])
         self._strict_ids = strict_ids
-        self._span_metrics = SpanMetrics(plan, limiter) if plan["span_metrics"] else None
-        self._service_graphs = ServiceGraphs(plan, limiter) if plan["service_graphs"] else None
-        processors = (self._span_metrics, self._service_graphs)
-        self._metrics = [metric for processor in processors if processor for metric in processor.metrics]
+        self._span_metrics = SpanMetrics(plan, self.registry) if plan["span_metrics"] else None
+        self._service_graphs = ServiceGraphs(plan, self.registry) if plan["service_graphs"] else None
+        self._host_info = HostInfo(plan, self.registry) if plan["host_info"] else None
+        if self._span_metrics:
+            self.registry.register(self._span_metrics.group)
+        if self._service_graphs:
+            self.registry.register(self._service_graphs.group)
+        if self._span_metrics:
+            self.registry.register(self._span_metrics.target_info_group)
+        if self._host_info:
+            self.registry.register(self._host_info.group)
         self.received_spans = 0
         self.rejected: Tally[str] = Tally()
+        self.ignored_multipliers = 0
+        self.skipped_processor_pushes = 0
         self._outside_slack = 0
 
     @property
-    def discarded(self) -> dict[str, int]:
-        """Spans that no span metric counts, by reason (processors §5.5)."""
-        invalid = self._span_metrics.invalid_utf8 if self._span_metrics else 0
-        counts = {"outside_metrics_ingestion_slack": self._outside_slack, "invalid_utf8": invalid}
+    def discarded(self) -> dict[tuple[str, str], int]:
+        """What was set aside at the door, by stage and reason (processors §5.5)."""
+        counts = {("gateway", "outside_metrics_ingestion_slack"): self._outside_slack}
+        if self._span_metrics:
+            counts["span_metrics", "span_metrics_filtered"] = self._span_metrics.filtered
+            counts["span_metrics", "invalid_utf8"] = self._span_metrics.invalid_utf8
+        if self._service_graphs:
+            counts["service_graphs", "service_graphs_filtered"] = self._service_graphs.filtered
+        if self._host_info:
+            counts["host_info", "invalid_utf8"] = self._host_info.invalid_utf8
         return {reason: count for reason, count in counts.items() if count}
 
     @property
@@ -73,45 +99,73 @@ class ReferenceModel:
         """Spans that found the edge buffer full."""
         return self._service_graphs.dropped_spans if self._service_graphs else 0
 
-    def push(self, request: Message | bytes, now_ns: int) -> None:
-        """Take one ExportTraceServiceRequest that arrives at ``now_ns``."""
+    @property
+    def dropped_edges(self) -> int:
+        """Edges given up because one of their sides is filtered (processors §2.5)."""
+        return self._service_graphs.dropped_edges if self._service_graphs else 0
+
+    @property
+    def dropped_span_side_cache_overflow(self) -> int:
+        """Filtered spans for which there was no room to remember them (processors §2.5)."""
+        return self._service_graphs.dropped_span_side_cache_overflow if self._service_graphs else 0
+
+    def push(self, request: Message | bytes, now_ns: int, *, skip_generation: bool = False) -> None:
+        """Take one ExportTraceServiceRequest that arrives at ``now_ns``.
+
+        With ``skip_generation`` its spans are received, rejected and set aside as ever, and no processor sees them
+        (processors §5.2).
+        """
         batches = [
             Batch(group.resource, [span for span in self._spans(group) if self._is_accepted(span, now_ns)])
             for group in otlp_raw.parse(request).resource_spans
         ]
+        if skip_generation:
+            self.skipped_processor_pushes += sum(
+                processor is not None for processor in (self._span_metrics, self._service_graphs, self._host_info)
+            )
+            return
+        ignored: set[int] = set()
         if self._span_metrics:
-            self._span_metrics.push(batches)
+            self._span_metrics.push(batches, ignored)
         if self._service_graphs:
-            self._service_graphs.push(batches, now_ns)
+            self._service_graphs.push(batches, now_ns, ignored)
+        if self._host_info:
+            self._host_info.push(batches)
+        self.ignored_multipliers += len(ignored)
 
     def flush(self, now_ns: int, *, close_edges: bool = False) -> None:
-        """Expire the half edges that have waited their time at ``now_ns``, or all with ``close_edges``."""
+        """Expire the half edges that have waited their time at ``now_ns``, or all; then count what was pushed."""
         if self._service_graphs:
             self._service_graphs.flush(now_ns, close_edges=close_edges)
+        self.registry.merge(now_ns)
 
     def series(self) -> dict[SeriesKey, float]:
         """Return every series with its cumulative value.
 
         Raises:
-            ValueError: two entities became one series, as with a dimension called ``le``.
+            ValueError: two entities became one series.
         """
-        pairs = [pair for metric in self._metrics for pair in metric.series()]
+        pairs = list(self.registry.series())
         if len(dict(pairs)) != len(pairs):
             raise ValueError("two entities share a series")
         return dict(pairs)
 
-    def exemplars(self) -> dict[SeriesKey, tuple[str, float]]:
-        """Return trace id and value in seconds per bucket series, since the last :meth:`collect`."""
-        histograms = [metric for metric in self._metrics if isinstance(metric, ClassicHistogram)]
-        return dict(pair for histogram in histograms for pair in histogram.exemplars())
+    def exemplars(self) -> dict[SeriesKey, list[tuple[str, float]]]:
+        """Return trace id and value in seconds per series, since the last :meth:`collect`."""
+        return dict(pair for histogram in self._histograms() for pair in histogram.exemplars())
 
     def collect(self) -> Collection:
         """Return the series and the exemplars, and start a new collection interval."""
-        collection = Collection(self.series(), self.exemplars())
-        for metric in self._metrics:
-            if isinstance(metric, ClassicHistogram):
-                metric.collected()
+        native = dict(pair for histogram in self._histograms() for pair in histogram.histograms())
+        collection = Collection(self.series(), self.exemplars(), native)
+        for histogram in self._histograms():
+            histogram.collected()
         return collection
+
+    def _histograms(self) -> Iterator[Histogram]:
+        for metric in self.registry.metrics:
+            if isinstance(metric, Histogram):
+                yield metric
 
     @staticmethod
     def _spans(group: Any) -> Iterator[Any]:

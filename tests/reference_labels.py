@@ -7,11 +7,14 @@ Attributes are messages of ``tests.otlp_raw``. Nothing here knows a metric.
 import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 Entity = tuple[tuple[str, str], ...]
 """A label set without metric name and ``le``, sorted by name (processors §0.5 step 6)."""
+
+INTRINSIC_LABELS = frozenset({"service", "span_name", "span_kind", "status_code", "status_message"})
 
 
 def double_text(value: float) -> str:
@@ -43,12 +46,17 @@ def value_text(value: Any) -> bytes:
             return b""
 
 
+def first(key: str, attributes: Iterable[Any]) -> Any | None:
+    """Return the value of the first attribute called ``key`` (processors §0.1)."""
+    return next((attribute.value for attribute in attributes if attribute.key == key.encode()), None)
+
+
 def find(key: str, *attribute_lists: Iterable[Any]) -> bytes | None:
     """Return the text of the first attribute called ``key``, list after list (processors §0.3)."""
     for attributes in attribute_lists:
-        for attribute in attributes:
-            if attribute.key == key.encode():
-                return value_text(attribute.value)
+        value = first(key, attributes)
+        if value is not None:
+            return value_text(value)
     return None
 
 
@@ -86,19 +94,44 @@ def cut(text: bytes, limit: int) -> bytes:
     return kept
 
 
-def label_set(pairs: Iterable[tuple[str, bytes]], max_name_bytes: int, max_value_bytes: int) -> Entity | None:
-    """Build the entity of a data point from labels in the order in which they are added (processors §0.5).
+Labels = Iterable[tuple[str, bytes]]
+"""Labels in the order in which they are added."""
 
-    Returns:
-        The label set, or None if a name is empty or a value is not UTF-8: the data point is discarded.
-    """
-    last_added: dict[bytes, bytes] = {}
-    for name, value in pairs:
-        last_added[cut(name.encode(), max_name_bytes)] = cut(value, max_value_bytes)
-    labels = {name: value for name, value in last_added.items() if value}
-    if b"" in labels:
-        return None
-    try:
-        return tuple(sorted((name.decode(), value.decode()) for name, value in labels.items()))
-    except UnicodeDecodeError:
-        return None
+
+@dataclass(frozen=True, slots=True)
+class LabelLimits:
+    """How long the names and values of a tenant's labels may be, in bytes."""
+
+    max_name_bytes: int
+    max_value_bytes: int
+
+    @classmethod
+    def of(cls, plan: dict[str, Any]) -> "LabelLimits":
+        """Return the limits of a plan."""
+        return cls(plan["max_label_name_length"], plan["max_label_value_length"])
+
+    def compact(self, added: Labels, *, keep_colliding: bool = False) -> dict[bytes, bytes]:
+        """Cut the labels, and keep the last one added of each name (processors §0.5 steps 1 and 2).
+
+        An empty label that is the last of its name removes the name; with ``keep_colliding`` it has no effect (Q2).
+        """
+        last_added: dict[bytes, bytes] = {}
+        for name, value in added:
+            cut_name, cut_value = cut(name.encode(), self.max_name_bytes), cut(value, self.max_value_bytes)
+            if cut_value or not keep_colliding:
+                last_added[cut_name] = cut_value
+        return {name: value for name, value in last_added.items() if value}
+
+    def label_set(self, added: Labels, *, keep_colliding: bool = False) -> Entity | None:
+        """Build the entity of a data point (processors §0.5).
+
+        Returns:
+            The label set, or None if a name is empty or a value is not UTF-8: the data point is discarded.
+        """
+        labels = self.compact(added, keep_colliding=keep_colliding)
+        if b"" in labels:
+            return None
+        try:
+            return tuple(sorted((name.decode(), value.decode()) for name, value in labels.items()))
+        except UnicodeDecodeError:
+            return None

@@ -1,124 +1,87 @@
-"""The reference model's metrics: counters, classic histograms and the series limit (processors §4.3, §4.7).
+"""The reference model's registry: merges what was counted, limits series, and reports values (processors §4).
 
-Values are exact: counts and nanoseconds are integers, and a sum is divided by 1e9 once, so neither the order
-of observations nor the number of shards shows in it. Time plays no part: zero samples and staleness belong to
-whoever collects.
+What processors count waits in groups until a merge, as in a shard's record: span metrics, service graphs,
+target_info, host-info, in this order. A merge takes every label set through DRAIN, the limit of values per label and
+the limit of series, in the order of first sight. Values are exact: integers and fractions, converted once. Time plays
+no other part: zero samples, staleness and changing plans are not modelled.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from typing import Any
 
-from tests.reference_labels import Entity, double_text, trace_id_text
-
-SeriesKey = frozenset[tuple[str, str]]
-"""All labels of one series, ``__name__`` and ``le`` included."""
-
-OVERFLOW: Entity = (("metric_overflow", "true"),)
+from tests.reference_drain import Drain
+from tests.reference_label_limiter import LabelLimiter
+from tests.reference_labels import Entity
+from tests.reference_metrics import Limiter, Metric, SeriesKey
 
 
-def seconds(duration_ns: int) -> float:
-    """Return nanoseconds as seconds: to float64 first, then one division (processors §0.9, §1.4)."""
-    return float(duration_ns) / 1e9
+class Group:
+    """Metrics that share their label sets, and what was counted in them since the last merge."""
+
+    def __init__(self, *metrics: Metric, is_info: bool = False) -> None:
+        self.metrics = metrics
+        self.is_info = is_info
+        self._pending: dict[Entity, list[list[Any]]] = {}
+
+    def add(self, entity: Entity, metric: Metric, update: Any) -> None:
+        """Count one update of an entity."""
+        updates = self._pending.setdefault(entity, [[] for _ in self.metrics])
+        updates[self.metrics.index(metric)].append(update)
+
+    def take(self) -> list[tuple[Entity, list[list[Any]]]]:
+        """Return every entity with its updates, metric by metric, and begin anew."""
+        taken = list(self._pending.items())
+        self._pending.clear()
+        return taken
 
 
-def series_key(entity: Entity, metric: str, **extra: str) -> SeriesKey:
-    """Return the series of an entity in a metric; the metric name and ``le`` win (processors §4.5)."""
-    return frozenset((dict(entity) | {"__name__": metric} | extra).items())
+class Registry:
+    """All series of one tenant."""
 
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.limiter = Limiter(plan)
+        self._drain = Drain(plan["span_name_sanitization"])
+        self._labels = LabelLimiter(plan["max_cardinality_per_label"], plan["stale_duration_s"])
+        self._groups: list[Group] = []
 
-class SeriesLimiter:
-    """A tenant's ``max_active_series`` (processors §4.7): 0 is unlimited."""
+    def register(self, *groups: Group) -> None:
+        """Know groups, in the order in which they are merged."""
+        self._groups += groups
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.active = 0
+    @property
+    def metrics(self) -> list[Metric]:
+        """Every metric of every group."""
+        return [metric for group in self._groups for metric in group.metrics]
 
-    def admit(self, cost: int) -> bool:
-        """Take ``cost`` series if they still fit."""
-        if self._limit and self.active + cost > self._limit:
-            return False
-        self.active += cost
-        return True
-
-
-class Counter:
-    """A counter per entity."""
-
-    def __init__(self, name: str, limiter: SeriesLimiter) -> None:
-        self._name = name
-        self._limiter = limiter
-        self._values: dict[Entity, int] = {}
-
-    def add(self, entity: Entity, amount: int) -> None:
-        """Add to the entity's counter, or to the overflow entity's if there is no room for a new one."""
-        if entity not in self._values and not self._limiter.admit(1):
-            entity = OVERFLOW
-        self._values[entity] = self._values.get(entity, 0) + amount
-
-    def series(self) -> Iterator[tuple[SeriesKey, float]]:
-        """Yield every series with its cumulative value."""
-        for entity, value in self._values.items():
-            yield series_key(entity, self._name), float(value)
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Exemplar:
-    """One observation that may represent its bucket; the greatest one does: failed, then slow, then by id."""
-
-    failed: bool
-    value_ns: int
-    trace_id: int
-
-
-@dataclass(slots=True)
-class _Buckets:
-    """Observations of one entity, by the smallest bucket that holds them."""
-
-    counts: list[int]
-    sum_ns: int = 0
-    exemplars: dict[int, Exemplar] = field(default_factory=dict)
-
-
-class ClassicHistogram:
-    """A classic histogram per entity: ``_bucket``, ``_count`` and ``_sum`` (processors §4.3)."""
-
-    def __init__(self, name: str, bounds: Sequence[float], limiter: SeriesLimiter) -> None:
-        self._name = name
-        self._bounds = [*sorted(bounds), float("inf")]
-        self._limiter = limiter
-        self._entities: dict[Entity, _Buckets] = {}
-
-    def observe(self, entity: Entity, value_ns: int, trace_id: bytes, *, failed: bool) -> None:
-        """Count one observation; an all-zero trace id leaves the bucket's exemplar as it is."""
-        if entity not in self._entities and not self._limiter.admit(2 + len(self._bounds)):
-            entity = OVERFLOW
-        buckets = self._entities.setdefault(entity, _Buckets([0] * len(self._bounds)))
-        index = bisect_left(self._bounds, seconds(value_ns))
-        buckets.counts[index] += 1
-        buckets.sum_ns += value_ns
-        candidate = Exemplar(failed, value_ns, int.from_bytes(trace_id, "big"))
-        if candidate.trace_id:
-            buckets.exemplars[index] = max(candidate, buckets.exemplars.get(index, candidate))
+    def merge(self, now_ns: int) -> None:
+        """Add what was counted since the last merge; an entity that meets a limit meets it once per metric."""
+        for group in self._groups:
+            for entity, updates in group.take():
+                shown = entity if group.is_info else self._labels.apply(self._drain.apply(entity), now_ns)
+                for metric, of_metric in zip(group.metrics, updates, strict=True):
+                    if of_metric:
+                        metric.merge(shown, of_metric)
 
     def series(self) -> Iterator[tuple[SeriesKey, float]]:
         """Yield every series with its cumulative value."""
-        for entity, buckets in self._entities.items():
-            for index, bound in enumerate(self._bounds):
-                key = series_key(entity, f"{self._name}_bucket", le=double_text(bound))
-                yield key, float(sum(buckets.counts[: index + 1]))
-            yield series_key(entity, f"{self._name}_count"), float(sum(buckets.counts))
-            yield series_key(entity, f"{self._name}_sum"), seconds(buckets.sum_ns)
+        for metric in self.metrics:
+            yield from metric.series()
 
-    def exemplars(self) -> Iterator[tuple[SeriesKey, tuple[str, float]]]:
-        """Yield trace id and value in seconds of each bucket's exemplar since the last :meth:`collected`."""
-        for entity, buckets in self._entities.items():
-            for index, exemplar in buckets.exemplars.items():
-                key = series_key(entity, f"{self._name}_bucket", le=double_text(self._bounds[index]))
-                trace_id = trace_id_text(exemplar.trace_id.to_bytes(16, "big"))
-                yield key, (trace_id, seconds(exemplar.value_ns))
+    def stats(self) -> dict[str, int]:
+        """Return the totals that follow from label sets alone, named as the engine's."""
+        offered = {entity for metric in self.metrics for entity in metric.offered}
+        overflowed = any(metric.has_overflow for metric in self.metrics)
+        return {
+            **self.limiter.stats(),
+            **self._drain.stats(),
+            "active_series_demand_estimate": sum(len(metric.offered) * metric.cost for metric in self.metrics),
+            "entity_demand_estimate": len(offered) + overflowed,
+        }
 
-    def collected(self) -> None:
-        """Forget the exemplars: each is sent once."""
-        for buckets in self._entities.values():
-            buckets.exemplars.clear()
+    def label_stats(self) -> dict[str, tuple[int, int]]:
+        """Return (values limited, values seen in the window at the last check) per label that was ever tracked."""
+        return self._labels.stats()
+
+    def drain_tokens(self) -> tuple[int, int]:
+        """Return how many names DRAIN accepted, and their tokens."""
+        return self._drain.lines, self._drain.tokens

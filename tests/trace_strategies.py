@@ -2,7 +2,7 @@
 
 Spans of a call are drawn together, then shuffled, given to requests of their own, left out or sent twice.
 What no rule speaks of is not drawn: attributes with ``key_strindex``, durations above 292 years, stray
-continuation bytes where a text is cut, entities that differ only in ``le`` or ``__name__``.
+continuation bytes where a text is cut, dimensions called ``le`` or ``__name__``.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from tests.traces import (
 
 TEXTS = [
     *("", "a", "b", "shop", "größe", "a\x00b", "🚀 deploy", "x" * 40, "é" * 20),
-    *("\udcff", "ok\udced\udca0\udc80", "half \udce2\udc82"),
+    *("\udcff", "ok\udced\udca0\udc80", "half \udce2\udc82", "ok\n", "٣"),
 ]
 DOUBLES = [0.0, -0.0, 3.0, 0.1, 1e21, 1e-9, 1e300, 5e-324, float("inf"), float("-inf"), float("nan")]
 PLAIN_VALUES: list[Any] = [
@@ -44,7 +44,23 @@ ATTRIBUTES = [
     *("service.name", "peer.service", "server.address", "network.peer.address", "network.peer.port"),
     *("db.system", "db.system.name", "db.name", "db.namespace"),
     *("http.method", "http-method", "http_method", "région", "1x", "span.kind", "span_name", "service"),
-    *("client", "server", "connection.type", "virtual_node", "__client", "a", "client_a", "server_a"),
+    *("client", "server", "connection.type", "virtual_node", "__client", "a", "client_a", "server_a", "job", "instance"),
+]
+RESOURCE_ATTRIBUTES = [
+    *ATTRIBUTES,
+    *("service.namespace", "service.instance.id", "host.id", "k8s.node.name", "cluster", "le", "__name__", "", "k\udcff"),
+]
+MULTIPLIER_KEY = "sample.ratio"
+RATIOS: list[Any] = [
+    *(0.5, 0.25, 0.3, 1.0, 4.0, 1e-5, 1e300, 5e-324, 2.0**-56, 2.0**-57, 2.0**60),
+    *(0.0, -0.0, -0.5, float("nan"), float("inf"), float("-inf")),
+    *(0, 1, "0.5", True, None, MISSING, [0.5]),
+]
+TRACE_STATES = [
+    *("ot=th:0", "ot=th:8", "ot=th:c", "ot=th:4", "ot=th:fd70a4", "ot=th:F", "ot=p:3;th:8", "ot=th:8;th:c"),
+    *("ot=th:xyz", "ot=th:", "ot=th:123456789abcdef", "not=th:8,ot=th:c", "ot=rv:00112233445566", "ot=th:ffffffffffffff"),
+    *("ot=th:4;rv:00000000000000", "ot=th:4;rv:ffffffffffffff", "ot=th:4;rv:55555555555555", "ot=th:7;rv:2aaaaaaaaaaaaa"),
+    *("ot=th:8;", "ot=TH:8", "ot=th:8;rv:zz", "a=b , ot=th:8", "ot=th:8 ,x=y", "ot=th:8 \t", "ot=,ot=th:8", "x=y", "\udcff"),
 ]
 
 any_values = st.recursive(
@@ -56,14 +72,15 @@ any_values = st.recursive(
     max_leaves=8,
 ).map(any_value)
 values = st.sampled_from(PLAIN_VALUES) | st.floats()
-attributes = st.lists(st.tuples(st.sampled_from(ATTRIBUTES), values), max_size=4)
+ratios = st.tuples(st.just(MULTIPLIER_KEY), st.sampled_from(RATIOS))
+attributes = st.lists(st.tuples(st.sampled_from(ATTRIBUTES), values) | ratios, max_size=4)
 
 
 @st.composite
 def resources(draw: st.DrawFn) -> Any:
-    """Draw a resource as a pair: whether there is one, and its attributes."""
+    """Draw the attributes of a resource, or None for a batch without one."""
     service = draw(st.sampled_from(["cart", "checkout", "payment", "cart", "", None, MISSING, True, "\udcff"]))
-    more = draw(st.lists(st.tuples(st.sampled_from(ATTRIBUTES), values), max_size=2))
+    more = draw(st.lists(st.tuples(st.sampled_from(RESOURCE_ATTRIBUTES), values) | ratios, max_size=4))
     if service is MISSING:
         return draw(st.sampled_from([None, more]))
     return draw(st.sampled_from([[("service.name", service), *more], [*more, ("service.name", service)]]))
@@ -71,7 +88,7 @@ def resources(draw: st.DrawFn) -> Any:
 
 TRACE_IDS = [bytes([n]) * 16 for n in range(1, 7)] + [bytes(15) + b"\x01", b"\xff" * 16]
 ODD_TRACE_IDS = [*TRACE_IDS, b"", b"\x01", b"\x00\x01", bytes(16)]
-DURATIONS_NS = [0, 1, 2_000_000, 2_000_001, 100_000_000, 1_600_000_000, SECOND_NS, 30 * SECOND_NS, -5]
+DURATIONS_NS = [0, 1, 2_000_000, 2_000_001, 1_953_125, 100_000_000, 1_600_000_000, SECOND_NS, 30 * SECOND_NS, -5]
 END_OFFSETS_NS = [0, 0, 0, -1, 1, -SECOND_NS, 30 * SECOND_NS, -30 * SECOND_NS]
 FAR_OFFSETS_NS = [30 * SECOND_NS + 1, -30 * SECOND_NS - 1]
 KIND_PAIRS = [(CLIENT, SERVER)] * 3 + [(PRODUCER, CONSUMER)] * 2 + [(CLIENT, CONSUMER), (PRODUCER, SERVER)]
@@ -112,6 +129,7 @@ def placed_spans(
         status=status,
         message="" if status is None else draw(st.sampled_from(["", "boom"])),
         attributes=draw(attributes),
+        trace_state=draw(st.sampled_from(["", *TRACE_STATES])),
     )
     if draw(st.integers(0, 7)) == 0:
         draw(st.sampled_from(BALLAST))(built)
@@ -125,7 +143,6 @@ def placed_spans(
 
 def _with_ballast(built: Any) -> None:
     """Fill what only the span's size knows of."""
-    built.trace_state = b"ot=th:8"
     built.flags = 0x101
     built.dropped_attributes_count, built.dropped_events_count, built.dropped_links_count = 1, 300, 2**32 - 1
     built.events.add(time_unix_nano=1, name=b"\xff", attributes=key_values({"k": ["v", 2.5]}))

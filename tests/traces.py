@@ -75,6 +75,7 @@ def span(
     status: int | None = None,
     message: str = "",
     attributes: Attributes = (),
+    trace_state: str = "",
 ) -> Any:
     """Return a Span; with ``status`` None it has no status message at all."""
     built = otlp_raw.Span(
@@ -86,6 +87,7 @@ def span(
         start_time_unix_nano=start_ns,
         end_time_unix_nano=end_ns,
         attributes=key_values(attributes),
+        trace_state=text(trace_state),
     )
     if status is not None:
         built.status.SetInParent()
@@ -109,6 +111,12 @@ def request(*batches: Any) -> Any:
     return otlp_raw.ExportTraceServiceRequest(resource_spans=batches)
 
 
+def filter_block(match_type: str, attributes: Attributes) -> dict[str, Any]:
+    """Return one block of a filter policy."""
+    pairs = attributes.items() if isinstance(attributes, Mapping) else attributes
+    return {"match_type": match_type, "attributes": [{"key": key, "value": value} for key, value in pairs]}
+
+
 def span_metrics_plan(**settings: Any) -> dict[str, Any]:
     """Return the ``span_metrics`` part of a plan with its defaults (processors, appendix A)."""
     intrinsic = {
@@ -124,6 +132,15 @@ def span_metrics_plan(**settings: Any) -> dict[str, Any]:
         "size": True,
         "histogram_buckets": [0.002 * 2**n for n in range(14)],
         "dimensions": [],
+        "dimension_mappings": [],
+        "filter_policies": [],
+        "enable_target_info": False,
+        "enable_instance_label": True,
+        "target_info_excluded_dimensions": [],
+        "span_multiplier_key": "",
+        "enable_tracestate_span_multiplier": False,
+        "keep_colliding_dimensions": False,
+        "enable_strict_filter_types": False,
     } | (settings | {"intrinsic_dimensions": intrinsic | settings.get("intrinsic_dimensions", {})})
 
 
@@ -132,29 +149,63 @@ def service_graphs_plan(**settings: Any) -> dict[str, Any]:
     return {
         "request": True,
         "latency": True,
+        "connection_info": False,
         "histogram_buckets": [0.1 * 2**n for n in range(8)],
         "dimensions": [],
         "peer_attributes": ["peer.service", "db.name", "db.system", "db.system.name"],
         "database_name_attributes": ["db.namespace", "db.name", "db.system", "db.system.name"],
+        "filter_policies": [],
         "wait_s": 10.0,
         "max_items": 10000,
         "enable_client_server_prefix": False,
         "enable_messaging_system_latency_histogram": False,
         "enable_virtual_node_label": False,
+        "span_multiplier_key": "",
+        "enable_tracestate_span_multiplier": False,
+        "keep_colliding_dimensions": False,
+        "enable_strict_filter_types": False,
+        "pair_database_spans": False,
+        "count_every_receiver": False,
+        "enable_virtual_node_latency": True,
+        "zero_parent_id_is_root": False,
+    } | settings
+
+
+def host_info_plan(**settings: Any) -> dict[str, Any]:
+    """Return the ``host_info`` part of a plan with its defaults (processors, appendix A)."""
+    return {"host_identifiers": ["k8s.node.name", "host.id"], "metric_name": "traces_host_info"} | settings
+
+
+def histograms_plan(mode: str = "classic", **settings: Any) -> dict[str, Any]:
+    """Return the ``histograms`` part of a plan with its defaults (processors §4.4)."""
+    return {
+        "mode": mode,
+        "native_bucket_factor": 1.1,
+        "native_max_buckets": 100,
+        "native_min_reset_duration_s": 900.0,
     } | settings
 
 
 def plan(
-    span_metrics: dict[str, Any] | None = None, service_graphs: dict[str, Any] | None = None, **settings: Any
+    span_metrics: dict[str, Any] | None = None,
+    service_graphs: dict[str, Any] | None = None,
+    host_info: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Return a whole plan; a processor that is left out is off."""
     return {
         "span_metrics": span_metrics,
         "service_graphs": service_graphs,
+        "host_info": host_info,
+        "histograms": histograms_plan(),
         "ingestion_time_range_slack_s": 30.0,
         "trace_id_label_name": "traceID",
         "max_label_name_length": 1024,
         "max_label_value_length": 2048,
         "stale_duration_s": 900.0,
+        "limiter_type": "series",
         "max_active_series": 0,
+        "max_active_entities": 0,
+        "max_cardinality_per_label": 0,
+        "span_name_sanitization": "",
     } | settings

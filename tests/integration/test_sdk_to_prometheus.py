@@ -128,11 +128,13 @@ async def test_load_of_many_traces_is_counted_exactly(service: MillraceProcess, 
     await assert_counted_alike(prometheus, tenants, model, bodies)
     for tenant in tenants:
         assert await service.metric("millrace_spans_received_total", tenant=tenant) == model.received_spans
-        for reason, spans in (model.rejected | model.discarded).items():
-            assert await service.metric("millrace_spans_discarded_total", tenant=tenant, reason=reason) == spans
-        assert await service.metric("millrace_service_graph_edges_total", tenant=tenant) == model.edges
+        rejected = {("gateway", reason): spans for reason, spans in model.rejected.items()}
+        for (stage, reason), count in (rejected | model.discarded).items():
+            discarded = "millrace_spans_discarded_total"
+            assert await service.metric(discarded, tenant=tenant, stage=stage, reason=reason) == count
+        assert await service.metric("millrace_processor_service_graphs_edges_total", tenant=tenant) == model.edges
         for kind, edges in model.expired_edges.items():
-            expired = "millrace_service_graph_expired_edges_total"
+            expired = "millrace_processor_service_graphs_expired_edges_total"
             assert await service.metric(expired, tenant=tenant, unmatched_span_kind=kind) == edges
 
 

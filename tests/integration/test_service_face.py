@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.measurements import DECLARED
+from cluster.declarations import DECLARED
 from tests.integration.otlp_client import GrpcClient
 from tests.integration.planted import DEFAULTS_SECRET, MARK, STATIC_SECRET, TENANT_SECRET
 from tests.integration.service import MillraceProcess
@@ -46,7 +46,8 @@ async def test_metrics_are_those_declared_and_cover_every_actor(service: Millrac
         declared = DECLARED[f"{name}_total" if family.type == "counter" else name]
         assert (family.type, family.documentation) == (declared.kind, declared.text)
         for sample in family.samples:
-            assert sample.labels.keys() == {*declared.labels, "actor"}
+            of_bucket = {"le"} if sample.name.endswith("_bucket") else set()
+            assert sample.labels.keys() == {*declared.labels, "actor"} | of_bucket
             assert sample.value >= 0
 
     up = {sample.labels["actor"]: sample.value for sample in own["millrace_actor_up"].samples}
@@ -56,12 +57,12 @@ async def test_metrics_are_those_declared_and_cover_every_actor(service: Millrac
     of_tenant = {name for name, family in own.items() if any(s.labels.get("tenant") == seen for s in family.samples)}
     assert of_tenant >= {
         "millrace_spans_received",
-        "millrace_requests_received_bytes",
+        "millrace_bytes_received",
         "millrace_shard_entities",
         "millrace_records_merged",
         "millrace_registry_active_series",
-        "millrace_service_graph_edges",
-        "millrace_collections",
+        "millrace_processor_service_graphs_edges",
+        "millrace_registry_collections",
         "millrace_remote_write_samples",
     }
     # Of this process itself, from the client library.

@@ -14,6 +14,7 @@ class RecordingIntake:
     def __init__(self) -> None:
         self.outcome: Accepted | Refused | Exception = Accepted()
         self.requests: list[tuple[str, bytes]] = []
+        self.skipped: list[bool] = []
         self.finished = 0
         self.arrived = asyncio.Event()
         self._open = asyncio.Event()
@@ -29,8 +30,9 @@ class RecordingIntake:
     def release(self) -> None:
         self._open.set()
 
-    async def submit(self, tenant: TenantId, body: bytes) -> Accepted | Refused:
+    async def submit(self, tenant: TenantId, body: bytes, *, skip_generation: bool) -> Accepted | Refused:
         self.requests.append((str(tenant), body))
+        self.skipped.append(skip_generation)
         self.arrived.set()
         await self._open.wait()
         if isinstance(self.outcome, Exception):

@@ -260,6 +260,19 @@ async def test_tenants_that_are_switched_off_end() -> None:
         await until_merged(collector)
 
 
+async def test_tenants_beyond_the_bound_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_host, "MAX_MEASURED_TENANTS", 1)
+    settings = service()
+    host = Host(settings)
+    async with collecting(settings, {"h": host}) as collector:
+        host.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        host.apply(TenantId("globex"), "a")
+        await until_merged(collector, acme=1, globex=1)
+        merged = [labels for name, labels, _ in await collector.measure() if name == "millrace_records_merged_total"]
+        assert merged == [("acme",)]
+
+
 async def test_everything_measured_is_declared() -> None:
     async with Receiver() as receiver:
         settings = service(receiver)

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import pytest
 import structlog
@@ -14,11 +15,13 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup
-from tests.unit.tenant_work import ACME, NOW_NS, book, overrides, request, span, spans_on
+from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, edges_on, overrides, request, span, spans_on
 from tests.unit.waiting import until
 
 KEY = ShardKey(ACME, 0, 1)
 NEVER_S = 60.0
+BOTH = {"processors": ["span-metrics", "service-graphs"]}
+DISCARDED = ("millrace_spans_discarded_total", "acme")
 ALONE = GroupBounds(max_bytes=1, wait_s=NEVER_S)
 
 
@@ -179,6 +182,16 @@ def measured(intake: Dispatcher) -> dict[tuple[str, ...], float]:
     return {(name, *labels): value for name, labels, value in intake.measure()}
 
 
+def active(intake: Dispatcher) -> dict[str, set[str]]:
+    """The active processors of every tenant that ever had one."""
+    found: dict[str, set[str]] = {}
+    for name, labels, value in intake.measure():
+        if name == "millrace_active_processors":
+            tenant, processor = labels
+            found.setdefault(tenant, set()).update({processor} if value else ())
+    return found
+
+
 async def test_every_frame_goes_to_the_host_of_its_shard() -> None:
     hosts = {f"h{index}": Host() for index in range(3)}
     intake = dispatcher(hosts, profiles=book(overrides(acme=spans_on(shards=5))))
@@ -301,16 +314,83 @@ async def test_tenant_without_processors_is_accepted_and_nothing_is_sent() -> No
     assert host.groups == []
     figures = measured(intake)
     assert figures["millrace_spans_received_total", "acme"] == 2
-    assert figures["millrace_requests_received_bytes_total", "acme"] == len(body)
+    assert figures["millrace_bytes_received_total", "acme"] == len(body)
 
 
-async def test_tenants_beyond_the_bound_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.gateway.dispatch._MAX_COUNTED_TENANTS", 2)
-    intake = dispatcher({"h": Host()}, profiles=book({}))
-    for tenant in ("a", "b", "c", "d", "a"):
-        assert await intake.submit(TenantId(tenant), request("op")) == Accepted()
-    received = {key[1]: value for key, value in measured(intake).items() if key[0] == "millrace_spans_received_total"}
-    assert received == {"a": 2, "b": 1, "__other__": 2}
+async def test_request_that_is_to_become_no_metrics_is_counted_and_goes_nowhere() -> None:
+    host = Host()
+    intake = dispatcher({"h": host}, profiles=book(overrides(acme=BOTH)))
+    late = span("late", end_time_unix_nano=NOW_NS - 60 * SECOND_NS)
+    bad = span(trace_id=b"")
+    body = request("op", "op", spans=[late, bad])
+    answer = await intake.submit(ACME, body, skip_generation=True)
+    assert isinstance(answer, Accepted)
+    assert answer.rejected_spans == 1
+    assert host.groups == []
+    figures = measured(intake)
+    assert figures["millrace_spans_received_total", "acme"] == 4
+    assert figures["millrace_bytes_received_total", "acme"] == len(body)
+    assert figures[*DISCARDED, "gateway", "outside_metrics_ingestion_slack"] == 1
+    assert figures[*DISCARDED, "gateway", "invalid_trace_id"] == 1
+    assert figures["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
+    assert await intake.submit(ACME, body) == answer
+    assert len(host.groups) == 1
+    assert measured(intake)["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
+
+
+async def test_processors_are_those_in_force_also_for_a_tenant_that_is_silent() -> None:
+    globex = TenantId("globex")
+    intake = dispatcher({"h": Host()}, profiles=book(overrides(acme=BOTH, globex=spans_on())))
+    await intake.submit(ACME, request("op"))
+    await intake.submit(globex, request("op"))
+    assert active(intake) == {"acme": {"span-metrics", "service-graphs"}, "globex": {"span-metrics"}}
+    await intake.put_overrides(2, overrides(globex=BOTH))
+    assert active(intake) == {"acme": set(), "globex": {"span-metrics", "service-graphs"}}
+    assert (
+        measured(intake)["millrace_spans_discarded_total", "globex", "service_graphs", "service_graphs_filtered"] == 0
+    )
+    await intake.put_overrides(1, overrides(acme=BOTH))  # older than what is in force
+    assert active(intake)["acme"] == set()
+
+
+async def test_request_that_ends_after_a_change_of_settings_does_not_bring_the_former_ones_back() -> None:
+    host = Host()
+    host.hold()
+    intake = dispatcher({"h": host})
+    waiting = asyncio.ensure_future(intake.submit(ACME, request("op")))
+    await until(lambda: host.at_once == 1)
+    await intake.put_overrides(2, overrides(acme=edges_on()))
+    host.release()
+    assert await waiting == Accepted()
+    assert active(intake) == {"acme": {"service-graphs"}}
+
+
+async def test_settings_that_cannot_be_put_in_force_are_counted_at_every_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    globex = TenantId("globex")
+    intake = dispatcher({"h": Host()})
+    await intake.submit(ACME, request("op"))
+    failed = "millrace_active_processors_update_failed_total"
+    assert measured(intake)[failed, "acme"] == 0
+    plan = _engine.Plan
+
+    def refusing(text: str) -> _engine.Plan:
+        if "refused" in text:
+            raise _engine.InvalidPlan("span_metrics.dimensions: no")
+        return plan(text)
+
+    monkeypatch.setattr(_engine, "Plan", refusing)
+    bad = spans_on(processor={"span_metrics": {"dimensions": ["refused"]}})
+    with structlog.testing.capture_logs():
+        await intake.put_overrides(2, overrides(acme=bad, globex=bad))
+        assert active(intake) == {"acme": {"span-metrics"}}
+        await intake.submit(globex, request("op"))
+        await intake.submit(globex, request("op"))
+        assert [measured(intake)[failed, tenant] for tenant in ("acme", "globex")] == [1, 1]
+        await intake.put_overrides(3, overrides(acme=spans_on(), globex=bad))
+        assert [measured(intake)[failed, tenant] for tenant in ("acme", "globex")] == [1, 2]
+    assert active(intake) == {"acme": {"span-metrics"}, "globex": set()}
 
 
 @pytest.mark.parametrize(("padding", "is_in_thread"), [(0, False), (1 << 20, True)])
@@ -320,9 +400,9 @@ async def test_big_request_does_not_hold_up_the_event_loop(
     threads: list[int] = []
     engine_split = _engine.split
 
-    def noting_split(*arguments: object) -> object:
+    def noting_split(*arguments: Any, **options: Any) -> object:
         threads.append(threading.get_ident())
-        return engine_split(*arguments)  # type: ignore[arg-type]
+        return engine_split(*arguments, **options)
 
     monkeypatch.setattr(_engine, "split", noting_split)
     body = request("op", spans=[span("x" * padding)])

@@ -78,6 +78,35 @@ async def test_both_ports_lead_to_the_shard_host(harness: Harness) -> None:
     assert figures["millrace_spans_received_total", "acme"] == 2
 
 
+async def test_request_marked_so_becomes_no_metrics_on_either_port(harness: Harness) -> None:
+    ports = await harness.configure()
+    async with httpx.AsyncClient() as client, asyncio.timeout(10):
+        marked = {**PROTOBUF, "No-Generate-Metrics": "1"}
+        url = f"http://127.0.0.1:{ports.otlp_http}/v1/traces"
+        assert (await client.post(url, content=request("a"), headers=marked)).status_code == 200
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.otlp_grpc}") as channel:
+        metadata = (("x-scope-orgid", "acme"), ("no-generate-metrics", ""))
+        assert await channel.unary_unary(EXPORT)(request("b", "c"), metadata=metadata, timeout=10) == b""
+    assert harness.host.groups == []
+    figures = {(name, *labels): value for name, labels, value in await harness.gateway.measure()}
+    assert figures["millrace_spans_received_total", "acme"] == 3
+    assert figures["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
+
+
+async def test_newer_overrides_are_shown_before_the_next_request(harness: Harness) -> None:
+    ports = await harness.configure()
+    async with httpx.AsyncClient() as client, asyncio.timeout(10):
+        await client.post(f"http://127.0.0.1:{ports.otlp_http}/v1/traces", content=request("a"), headers=PROTOBUF)
+
+    async def is_active() -> float:
+        figures = {(name, *labels): value for name, labels, value in await harness.gateway.measure()}
+        return figures["millrace_active_processors", "acme", "span-metrics"]
+
+    assert await is_active() == 1
+    await harness.gateway.put_overrides(2, {})
+    assert await is_active() == 0
+
+
 async def test_configuring_twice_at_once_listens_once(harness: Harness) -> None:
     first, second = await asyncio.gather(harness.configure(), harness.configure(version=2))
     assert first == second == await harness.configure(version=3)

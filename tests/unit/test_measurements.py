@@ -1,7 +1,6 @@
-import ast
-import re
+import math
+import pickle
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,27 +8,15 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-import cluster
-from cluster.measurements import DECLARED, families, per_tenant
-from cluster.tenant_measurements import measure_tenant
-from tenants.endpoint import EndpointCounters, TenantEndpointSnapshot
-from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
+from cluster.declarations import DECLARED
+from cluster.measurements import Distribution, Measurements, families, per_tenant
 from tenants.identity import TenantId
 
-KINDS = ("server", "client", "producer", "consumer")
-REGISTRY = {
-    **dict.fromkeys(("active_series", "entities", "series_added", "series_removed", "series_limited", "edges"), 0),
-    **dict.fromkeys(("dropped_spans", "invalid_utf8_edges", "state_bytes"), 0),
-    **{f"expired_edges_{kind}": 0 for kind in KINDS},
-}
+TOKENS = "millrace_registry_drain_tokens_per_line"
+DISTRIBUTION = Distribution(((5.0, 2), (7.5, 3), (math.inf, 4)), 31.0)
 
 
-def snapshot(*endpoints: EndpointCounters, retiring: tuple[EndpointCounters, ...] = ()) -> TenantCollectorSnapshot:
-    way_out = TenantEndpointSnapshot(endpoints, retiring, {"no_endpoint": 4})
-    return TenantCollectorSnapshot(REGISTRY, way_out, collections=3, collection_s=0.5, records=9)
-
-
-def text_of(measured: dict[str, list[tuple[str, tuple[str, ...], float]]]) -> str:
+def text_of(measured: dict[str, Measurements]) -> str:
     class Page(Collector):
         def collect(self) -> Iterator[object]:  # type: ignore[override]
             return families(measured)
@@ -37,40 +24,6 @@ def text_of(measured: dict[str, list[tuple[str, tuple[str, ...], float]]]) -> st
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Page())
     return generate_latest(registry).decode()
-
-
-# Declarations
-
-
-@pytest.mark.parametrize("name", DECLARED)
-def test_names_and_texts_keep_the_rules(name: str) -> None:
-    declared = DECLARED[name]
-    assert re.fullmatch(r"millrace(_[a-z0-9]+)+", name)
-    assert (declared.kind == "counter") == name.endswith("_total")
-    assert "actor" not in declared.labels
-    assert len(set(declared.labels)) == len(declared.labels)
-    assert declared.text.endswith(".")
-
-
-def test_everything_that_is_measured_anywhere_is_declared_and_nothing_else() -> None:
-    """Names appear in the code as literals, or end a literal that begins with a declared beginning."""
-    package = Path(next(iter(cluster.__path__)))
-    literals = {
-        node.value
-        for file in package.rglob("*.py")
-        if "demo" not in file.parts and file.name != "measurements.py"
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("millrace_")
-    }
-    beginnings = {literal for literal in literals if literal.endswith("_")}
-    assert literals - beginnings <= DECLARED.keys()
-    unused = {
-        name for name in DECLARED if name not in literals and not any(name.startswith(start) for start in beginnings)
-    }
-    assert unused == set()
-
-
-# The page
 
 
 def test_actors_are_merged_into_one_family_for_each_metric() -> None:
@@ -95,10 +48,41 @@ def test_actors_are_merged_into_one_family_for_each_metric() -> None:
 
 
 def test_every_metric_can_be_written_and_read() -> None:
-    measured = [(name, tuple(f'"{label}"\n' for label in declared.labels), 1.5) for name, declared in DECLARED.items()]
+    measured: Measurements = [
+        (
+            name,
+            tuple(f'"{label}"\n' for label in declared.labels),
+            DISTRIBUTION if declared.kind == "histogram" else 1.5,
+        )
+        for name, declared in DECLARED.items()
+    ]
     read = list(text_string_to_metric_families(text_of({"a": measured})))
     assert len(read) == len(DECLARED)
-    assert {sample.name for family in read for sample in family.samples} == set(DECLARED)
+    assert {(family.name, family.type, family.documentation) for family in read} == {
+        (name.removesuffix("_total"), declared.kind, declared.text) for name, declared in DECLARED.items()
+    }
+
+
+def test_distribution_is_written_as_a_histogram_with_a_bucket_for_each_bound() -> None:
+    measured: dict[str, Measurements] = {"a": [(TOKENS, ("acme",), pickle.loads(pickle.dumps(DISTRIBUTION)))]}
+    (family,) = text_string_to_metric_families(text_of(measured))
+    assert {(sample.name.removeprefix(TOKENS), sample.labels.get("le"), sample.value) for sample in family.samples} == {
+        ("_bucket", "5.0", 2),
+        ("_bucket", "7.5", 3),
+        ("_bucket", "+Inf", 4),
+        ("_count", None, 4),
+        ("_sum", None, 31),
+    }
+    assert {(sample.labels["tenant"], sample.labels["actor"]) for sample in family.samples} == {("acme", "a")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(TOKENS, 1.0), ("millrace_spans_received_total", DISTRIBUTION), ("millrace_shard_entities", DISTRIBUTION)],
+)
+def test_number_is_no_distribution(name: str, value: float | Distribution) -> None:
+    with pytest.raises(TypeError, match=name.removesuffix("_total")):
+        list(families({"a": [(name, ("acme",), value)]}))
 
 
 def test_measurement_that_is_not_declared_or_has_other_labels_is_a_bug() -> None:
@@ -113,48 +97,3 @@ def test_tenant_ids_are_written_as_text() -> None:
     assert per_tenant("millrace_shard_entities", [(TenantId("acme"), 2.0)]) == [
         ("millrace_shard_entities", ("acme",), 2.0)
     ]
-
-
-# One tenant at its collector
-
-
-def counters(name: str = "main", **figures: object) -> EndpointCounters:
-    return EndpointCounters(name, "http://h/", **figures)  # type: ignore[arg-type]
-
-
-def figures_of(snapped: TenantCollectorSnapshot) -> dict[tuple[str, ...], float]:
-    measured = measure_tenant("acme", snapped)
-    found = {(name, *values): value for name, values, value in measured}
-    assert len(found) == len(measured), "a series is measured twice"
-    text_of({"collector-0": measured})
-    return found
-
-
-def test_samples_are_counted_by_what_became_of_them() -> None:
-    figures = figures_of(
-        snapshot(counters(samples_sent=10, samples_dropped=2, samples_failed={"http_400": 3, "too_old": 1}))
-    )
-    outcomes = {
-        key[3]: v for key, v in figures.items() if key[:3] == ("millrace_remote_write_samples_total", "acme", "main")
-    }
-    assert outcomes == {"sent": 10, "dropped": 2, "http_400": 3, "too_old": 1}
-    assert figures["millrace_remote_write_samples_total", "acme", "", "no_endpoint"] == 4
-
-
-def test_endpoint_that_retires_and_its_successor_of_the_same_name_are_one_series() -> None:
-    successor = counters(samples_sent=1, pending_bytes=10, highest_sent_timestamp_ms=None)
-    former = counters(samples_sent=5, samples_failed={"closed": 2}, pending_bytes=7, highest_sent_timestamp_ms=9000)
-    figures = figures_of(snapshot(successor, counters("other"), retiring=(former,)))
-    assert figures["millrace_remote_write_samples_total", "acme", "main", "sent"] == 6
-    assert figures["millrace_remote_write_samples_total", "acme", "main", "closed"] == 2
-    assert figures["millrace_remote_write_pending_bytes", "acme", "main"] == 17
-    assert figures["millrace_remote_write_highest_sent_timestamp_seconds", "acme", "main"] == 9.0
-    assert ("millrace_remote_write_highest_sent_timestamp_seconds", "acme", "other") not in figures
-
-
-def test_expired_edges_are_labelled_by_the_kind_of_their_span() -> None:
-    snapped = snapshot()
-    snapped.registry.update(expired_edges_client=3)
-    name = "millrace_service_graph_expired_edges_total"
-    assert figures_of(snapped)[name, "acme", "SPAN_KIND_CLIENT"] == 3
-    snapped.registry.update(expired_edges_client=0)

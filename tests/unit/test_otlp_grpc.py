@@ -101,6 +101,15 @@ async def test_request_arrives_byte_for_byte_with_its_tenant(service: Listening)
     assert service.receiver.reception.answers == {"ok": 1}
 
 
+@pytest.mark.parametrize("value", ["true", "false", ""])
+async def test_metadata_alone_says_that_nothing_is_to_be_generated(service: Listening, value: str) -> None:
+    assert await service.export(metadata=(*ACME, ("no-generate-metrics", value))) == b""
+    assert await service.export() == b""
+
+    assert service.intake.skipped == [True, False]
+    assert service.intake.requests == [("acme", BODY)] * 2
+
+
 @pytest.mark.parametrize(
     "compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate]
 )

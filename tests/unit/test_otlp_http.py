@@ -135,6 +135,18 @@ async def test_json_arrives_as_protobuf(service: Listening, content_type: str) -
     assert (tenant, ExportTraceServiceRequest.FromString(body)) == ("acme", export_request())
 
 
+@pytest.mark.parametrize("value", ["true", "false", ""])
+@pytest.mark.parametrize(("content", "content_type"), [(BODY, PROTOBUF), (JSON_BODY, JSON)], ids=["protobuf", "json"])
+async def test_header_alone_says_that_nothing_is_to_be_generated(
+    service: Listening, content: bytes, content_type: str, value: str
+) -> None:
+    assert (await service.post(content, content_type, no_generate_metrics=value)).status_code == 200
+    assert (await service.post(content, content_type)).status_code == 200
+
+    assert service.intake.skipped == [True, False]
+    assert service.intake.requests[0] == service.intake.requests[1]
+
+
 @pytest.mark.parametrize("spans", [1, 2000], ids=["small", "large"])
 @pytest.mark.parametrize("content_type", [PROTOBUF, JSON])
 @pytest.mark.parametrize(

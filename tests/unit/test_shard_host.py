@@ -74,3 +74,14 @@ def test_shards_of_a_tenant_are_measured_together(host: ShardHost) -> None:
     assert figures["millrace_shard_entities", "globex"] == 2
     assert figures["millrace_shard_open_edges", "acme"] == 0
     assert len(list(families({"shard-host-0": host.measure()}))) == 6
+
+
+def test_tenants_beyond_the_bound_are_measured_together(host: ShardHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_host, "MAX_MEASURED_TENANTS", 1)
+    host.configure(config(), ROUTES, 1, overrides(acme=spans_on(), b=spans_on(), c=spans_on()))
+    for tenant in (ACME, TenantId("b"), TenantId("c")):
+        book = ProfileBook(config())
+        book.put_overrides(1, overrides(**{str(tenant): spans_on()}))
+        host.ingest(group(book.get(tenant), "a", "b"))
+    figures = {labels[0]: value for name, labels, value in host.measure() if name == "millrace_shard_entities"}
+    assert figures == {"acme": 2, "__other__": 4}

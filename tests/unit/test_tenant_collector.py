@@ -1,4 +1,5 @@
 import asyncio
+import math
 import random
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +13,7 @@ import structlog
 
 from tenants import _engine
 from tenants.endpoint import Surroundings
-from tenants.endpoint.tenant_collector import TenantCollector, endpoint_configs
+from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.processing.profile import TenantProfile
 from tests.remote_write import decode, is_stale_marker
 from tests.unit.fake_clock import START_MS
@@ -20,6 +21,8 @@ from tests.unit.receiver import Hang, Hold, Receiver
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
 from tests.unit.waiting import until
+
+LABELS_ARE_LOOKED_AT_EVERY_MS = 15_000  # processors §4.8
 
 
 @pytest.fixture
@@ -326,40 +329,108 @@ async def test_external_labels_and_size_of_batches_are_the_tenants(around: Surro
     assert {(each["cluster"], each["tenant"]) for each in labels} == {("x", "acme")}
 
 
-def test_unusable_endpoint_is_said_without_secrets_and_left_out() -> None:
-    headers = {"Authorization": "Bearer s3cr3t"}
-    endpoints = [
-        {"url": "http://good.example/s3cr3t"},
-        # The settings let this port pass, the sender does not.
-        {"name": "bad", "url": "http://bad.example:0/s3cr3t", "headers": headers},
-    ]
-    settings = book(overrides(acme=spans_on(remote_write=endpoints))).get(ACME).settings
-    with structlog.testing.capture_logs() as logs:
-        configs = endpoint_configs(settings)
-    assert [config.url for config in configs] == ["http://good.example/s3cr3t"]
-    assert [(line["event"], line["tenant"], line["endpoint"], line["log_level"]) for line in logs] == [
-        ("remote_write endpoint cannot be used", "acme", "bad", "error")
-    ]
-    assert logs[0]["problem"].startswith("url: ")
-    assert "s3cr3t" not in str(logs)
+async def test_settings_with_an_endpoint_that_cannot_be_used_are_counted(around: Surroundings) -> None:
+    # The settings let this port pass, the sender does not.
+    bad, worse = "http://bad.example:0/", "http://worse.example:0/"
+    with structlog.testing.capture_logs():
+        async with collecting(profile("http://good.example/", bad), around) as collector:
+            assert collector.snapshot().endpoint_update_failures == 1
+            collector.use(profile("http://good.example/"))
+            assert collector.snapshot().endpoint_update_failures == 1
+            collector.use(profile("http://good.example/", bad, worse))
+            snapshot = collector.snapshot()
+            assert (snapshot.endpoint_update_failures, len(snapshot.endpoint.endpoints)) == (2, 1)
 
 
-def test_endpoint_settings_reach_the_sender() -> None:
-    endpoint = {
-        "name": "main",
-        "url": "https://h/push",
-        "headers": {"X-Key": "k"},
-        "remote_timeout": "3s",
-        "queue_max_bytes": 1 << 20,
-        "min_backoff": "20ms",
-        "max_backoff": "7s",
-    }
-    entry = spans_on(remote_write=[endpoint], remote_write_headers={"Authorization": "t"})
-    (sender,) = endpoint_configs(book(overrides(acme=entry), "multitenancy_enabled: true").get(ACME).settings)
-    assert (sender.url, sender.name) == ("https://h/push", "main")
-    assert dict(sender.headers) == {"X-Key": "k", "Authorization": "t", "X-Scope-OrgID": "acme"}
-    assert (sender.timeout_s, sender.max_queue_bytes) == (3.0, 1 << 20)
-    assert (sender.min_backoff_s, sender.max_backoff_s) == (0.02, 7.0)
+# Collection disabled
+
+
+async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(around: Surroundings) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url, collection_interval="10s")
+        async with collecting(settings, around) as collector:
+            shard = Shard(settings)
+            registry = Noting(collector._registry)
+            collector._registry = registry  # type: ignore[assignment]
+            collector.use(profile(receiver.url, collection_interval="10s", disable_collection=True))
+            collector.merge(0, shard.record("a"))
+            for _ in range(2):
+                await collector.collect()
+            assert [name for name in registry.called if name in {"collect", "sweep"}] == ["sweep", "sweep"]
+            assert collector.snapshot().collections == 2
+            assert collector.snapshot().registry["active_series"] > 0
+            # What was counted meanwhile is there when it is enabled again.
+            collector.use(settings)
+            collector.merge(0, shard.record("a"))
+            await collector.collect()
+            await receiver.wait_for_requests(1)
+            assert collector.snapshot().collections == 3
+    assert len(receiver.requests) == 1
+    assert calls(receiver.bodies) == {"a": 2}
+
+
+async def test_collection_is_disabled_from_the_next_one_on(around: Surroundings) -> None:
+    async with Receiver() as receiver:
+        settings = profile(receiver.url)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            with encoding(collector) as finish:
+                collection = await begin_collection(collector)
+                collector.use(profile(receiver.url, disable_collection=True))
+                finish.set()
+                await collection
+            await receiver.wait_for_requests(1)
+            await collector.collect()
+            assert await collector.drain(10)
+    assert len(receiver.requests) == 1
+
+
+# Figures
+
+
+async def test_figures_of_labels_and_names_are_those_of_the_engine(around: Surroundings, clock: StandingClock) -> None:
+    settings = profile(max_cardinality_per_label=2, span_name_sanitization="dry_run")
+    collector = TenantCollector(settings, around)
+    shard = Shard(settings)
+    collector.merge(0, shard.record("GET /a/1", "GET /a/2", "GET /a/3"))
+    clock.time_ms += LABELS_ARE_LOOKED_AT_EVERY_MS
+    for _ in range(2):
+        collector.merge(0, shard.record("GET /a/1"))
+    await collector.collect()
+    snapshot = collector.snapshot()
+    values_limited, demand = snapshot.labels["span_name"]
+    assert values_limited > 0
+    assert round(demand) == 3
+    buckets, total = snapshot.drain_tokens_per_line
+    greatest, names = buckets[-1]
+    assert greatest == math.inf
+    assert names >= 3
+    assert total > names
+
+
+async def test_native_histograms_are_samples_too(around: Surroundings) -> None:
+    async with Receiver() as receiver:
+        generator = {"processors": ["span-metrics-latency"], "generate_native_histograms": "native"}
+        settings = profile(receiver.url, generator=generator)
+        async with collecting(settings, around) as collector:
+            collector.merge(0, Shard(settings).record("a"))
+            await collector.collect()
+            assert await collector.drain(10)
+            (endpoint,) = collector.snapshot().endpoint.endpoints
+    assert endpoint.samples_sent == endpoint.samples_submitted > 0
+
+
+@pytest.mark.parametrize(
+    ("limiter", "limits"), [("series", {"series": 7, "entities": None}), ("entity", {"series": None, "entities": 5})]
+)
+async def test_limit_is_that_of_the_limiter_in_force(
+    around: Surroundings, limiter: str, limits: dict[str, int | None]
+) -> None:
+    entry = overrides(acme=spans_on(max_active_series=7, max_active_entities=5))
+    settings = book(entry, f"metrics_generator: {{limiter_type: {limiter}}}").get(ACME)
+    async with collecting(settings, around) as collector:
+        snapshot = collector.snapshot()
+        assert {"series": snapshot.max_active_series, "entities": snapshot.max_active_entities} == limits
 
 
 # The end
@@ -411,9 +482,28 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
         collector._registry = Failing()  # type: ignore[assignment]
         with structlog.testing.capture_logs() as logs:
             await clock.pass_by(30)
-            await until(lambda: collector.snapshot().collections == 1)
+            await until(lambda: collector.snapshot().collections == 3)
+            assert collector.snapshot().collections_failed == {"other": 2}
             assert [line["event"] for line in logs if line["log_level"] == "error"] == [
                 "collection failed by a bug"
             ] * 2
             failures.append(RuntimeError("bug"))
             assert not await collector.drain(1)
+            assert collector.snapshot().collections_failed == {"other": 3}
+
+
+async def test_registry_that_is_broken_does_not_hide_that_collections_fail(around: Surroundings) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise _engine.EngineError("an earlier call panicked in this object; it cannot be used any more")
+
+    settings = profile()
+    async with collecting(settings, around) as collector:
+        collector.merge(0, Shard(settings).record("a"))
+        before = collector.snapshot()
+        registry, collector._registry = collector._registry, Broken()  # type: ignore[assignment]
+        with pytest.raises(_engine.EngineError):
+            await collector.collect()
+        after = collector.snapshot()
+        collector._registry = registry
+    assert (after.registry, after.collections_failed) == (before.registry, {"other": 1})
