@@ -57,6 +57,7 @@ format: $(STAMPS)/test ## Format everything
 bench: $(STAMPS)/test ## Measure spans per CPU-second: the engine alone, then end to end
 	.ci/system-packages
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.end_to_end
 
 clean: ## Remove what was installed and compiled

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bench.plans import plan
 from bench.report import print_result
-from bench.shapes import BATCHED, SCATTERED, SPANS_PER_REQUEST, Shape
+from bench.shapes import BATCHED, MANY_DIMENSIONS, SCATTERED, SPANS_PER_REQUEST, Shape
 from tenants import _engine
 
 REQUESTS = 16  # few, so that they stay in the cache: a gateway splits what it has just received
@@ -30,6 +30,7 @@ class Case:
     shape: Shape
     is_full: bool = False
     mode: str = "classic"
+    dimensions: tuple[str, ...] | None = None
 
 
 CASES = (
@@ -38,6 +39,7 @@ CASES = (
     Case("scattered", SCATTERED),
     Case("scattered_full", SCATTERED, is_full=True),
     Case("scattered_full_native", SCATTERED, is_full=True, mode="native"),
+    Case("scattered_full_11_labels", SCATTERED, is_full=True, dimensions=MANY_DIMENSIONS),
 )
 
 
@@ -46,7 +48,7 @@ def run(case: Case, seconds: float, shard_count: int) -> None:
     shape = case.shape
     now_ns = time.time_ns()
     requests = shape.requests(REQUESTS, now_ns)
-    compiled = _engine.Plan(json.dumps(plan(shape.dimensions, mode=case.mode, is_full=case.is_full)))
+    compiled = _engine.Plan(json.dumps(plan(case.dimensions or shape.dimensions, mode=case.mode, is_full=case.is_full)))
     shards = [_engine.Shard(compiled) for _ in range(shard_count)]
     registry = _engine.Registry(compiled, now_ns // 1_000_000)
     spans = fed = 0

@@ -14,12 +14,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 SPANS_PER_REQUEST = 1000
 SPANS_PER_TRACE = 4
-#: Span-metrics dimensions of the ``scattered`` benchmark, on top of the four intrinsic ones.
-SCATTERED_DIMENSIONS = (
-    "http.route",
+#: Span-metrics dimensions of the ``scattered`` benchmarks: with the four intrinsic ones they make seven.
+SCATTERED_DIMENSIONS = ("http.route", "deployment.environment.name", "http.response.status_code")
+#: Seven attributes, on top of the four intrinsic dimensions.
+MANY_DIMENSIONS = (
+    *SCATTERED_DIMENSIONS,
     "http.request.method",
-    "http.response.status_code",
-    "deployment.environment.name",
     "service.version",
     "cloud.region",
     "k8s.namespace.name",

@@ -244,9 +244,7 @@ def load_runtime_file(config: ServiceConfig) -> RuntimeWatch:
     path = config.overrides.per_tenant_override_config
     if path is None:
         return RuntimeWatch(None)
-    file = RuntimeFile(
-        path, Path.read_bytes, config=config, allow_mass_removal=config.overrides.allow_mass_removal
-    )
+    file = RuntimeFile(path, Path.read_bytes, config=config, allow_mass_removal=config.overrides.allow_mass_removal)
     return RuntimeWatch(file)
 
 

@@ -103,8 +103,8 @@ def split(
 
     A span goes to shard ``trace_hash(trace_id) * shard_count >> 64``. With ``strict_ids`` a trace id that is
     not 16 bytes or is zero, and a span id that is not 8 bytes or is zero, is set aside as rejected; without it
-    ids of 0 to 16 and 0 to 8 bytes are taken as they are (longer ones are malformed). With ``skip_generation`` spans are
-    counted as received, and against the slack, and nothing more is done (processors §5.2).
+    ids of 0 to 16 and 0 to 8 bytes are taken as they are (longer ones are malformed). With ``skip_generation``
+    spans are counted as received, and against the slack, and nothing more is done (processors §5.2).
 
     Raises:
         MalformedRequest: truncated or damaged protobuf, wrong wire type, too deep nesting.

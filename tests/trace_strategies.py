@@ -44,11 +44,32 @@ ATTRIBUTES = [
     *("service.name", "peer.service", "server.address", "network.peer.address", "network.peer.port"),
     *("db.system", "db.system.name", "db.name", "db.namespace"),
     *("http.method", "http-method", "http_method", "région", "1x", "span.kind", "span_name", "service"),
-    *("client", "server", "connection.type", "virtual_node", "__client", "a", "client_a", "server_a", "job", "instance"),
+    *(
+        "client",
+        "server",
+        "connection.type",
+        "virtual_node",
+        "__client",
+        "a",
+        "client_a",
+        "server_a",
+        "job",
+        "instance",
+    ),
 ]
 RESOURCE_ATTRIBUTES = [
     *ATTRIBUTES,
-    *("service.namespace", "service.instance.id", "host.id", "k8s.node.name", "cluster", "le", "__name__", "", "k\udcff"),
+    *(
+        "service.namespace",
+        "service.instance.id",
+        "host.id",
+        "k8s.node.name",
+        "cluster",
+        "le",
+        "__name__",
+        "",
+        "k\udcff",
+    ),
 ]
 MULTIPLIER_KEY = "sample.ratio"
 RATIOS: list[Any] = [
@@ -58,9 +79,31 @@ RATIOS: list[Any] = [
 ]
 TRACE_STATES = [
     *("ot=th:0", "ot=th:8", "ot=th:c", "ot=th:4", "ot=th:fd70a4", "ot=th:F", "ot=p:3;th:8", "ot=th:8;th:c"),
-    *("ot=th:xyz", "ot=th:", "ot=th:123456789abcdef", "not=th:8,ot=th:c", "ot=rv:00112233445566", "ot=th:ffffffffffffff"),
-    *("ot=th:4;rv:00000000000000", "ot=th:4;rv:ffffffffffffff", "ot=th:4;rv:55555555555555", "ot=th:7;rv:2aaaaaaaaaaaaa"),
-    *("ot=th:8;", "ot=TH:8", "ot=th:8;rv:zz", "a=b , ot=th:8", "ot=th:8 ,x=y", "ot=th:8 \t", "ot=,ot=th:8", "x=y", "\udcff"),
+    *(
+        "ot=th:xyz",
+        "ot=th:",
+        "ot=th:123456789abcdef",
+        "not=th:8,ot=th:c",
+        "ot=rv:00112233445566",
+        "ot=th:ffffffffffffff",
+    ),
+    *(
+        "ot=th:4;rv:00000000000000",
+        "ot=th:4;rv:ffffffffffffff",
+        "ot=th:4;rv:55555555555555",
+        "ot=th:7;rv:2aaaaaaaaaaaaa",
+    ),
+    *(
+        "ot=th:8;",
+        "ot=TH:8",
+        "ot=th:8;rv:zz",
+        "a=b , ot=th:8",
+        "ot=th:8 ,x=y",
+        "ot=th:8 \t",
+        "ot=,ot=th:8",
+        "x=y",
+        "\udcff",
+    ),
 ]
 
 any_values = st.recursive(

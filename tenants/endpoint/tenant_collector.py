@@ -22,7 +22,7 @@ from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnaps
 from tenants.processing.profile import TenantProfile
 from tenants.settings.tenant_settings import TenantSettings
 
-_Figures = tuple[dict[str, int], dict[str, tuple[int, float]], tuple[list[tuple[float, float]], float]]
+_Figures = tuple[dict[str, int], dict[str, tuple[int, int]], tuple[list[tuple[float, int]], float]]
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -56,9 +56,9 @@ class TenantCollectorSnapshot:
     endpoint_update_failures: int = 0
     max_active_series: int | None = None
     max_active_entities: int | None = None
-    labels: dict[str, tuple[int, float]] = field(default_factory=dict)
-    drain_tokens_per_line: tuple[list[tuple[float, float]], float] = field(
-        default_factory=lambda: ([(math.inf, 0.0)], 0.0)
+    labels: dict[str, tuple[int, int]] = field(default_factory=dict)
+    drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(
+        default_factory=lambda: ([(math.inf, 0)], 0.0)
     )
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests import otlp_raw
 from tests.engine_driver import EngineDriver
+from tests.plan_strategies import MANY, plans
 from tests.reference import Collection, ReferenceModel
 from tests.remote_write import Sample, SeriesKey
-from tests.plan_strategies import MANY, plans
 from tests.script_strategies import NOW_NS, Flush, Push, Script, Step, play, scripts
 from tests.trace_strategies import any_values, requests
 from tests.traces import SECOND_NS, batch, plan, request, service_graphs_plan, span, span_metrics_plan
@@ -73,7 +73,9 @@ def assert_equal(of_engine: Collection, of_model: Collection, weighted: bool) ->
         other = of_engine.histograms[key]
         assert (other.schema, other.sum) == (histogram.schema, histogram.sum)
         assert other.buckets == pytest.approx(histogram.buckets, rel=1e-12, abs=0)
-        assert (other.zero_count, other.count) == pytest.approx((histogram.zero_count, histogram.count), rel=1e-12, abs=0)
+        assert (other.zero_count, other.count) == pytest.approx(
+            (histogram.zero_count, histogram.count), rel=1e-12, abs=0
+        )
 
 
 @SHARDS
