@@ -58,8 +58,7 @@ class Tenant:
         series = []
         for key, value in collection.series.items():
             zero = [] if key in self._seen else [(self._collected_ms + 1, 0.0)]
-            exemplar = collection.exemplars.get(key)
-            exemplars = [(exemplar[0], now_ms, exemplar[1])] if exemplar else []
+            exemplars = [(trace_id, now_ms, seconds) for trace_id, seconds in collection.exemplars.get(key, [])]
             series.append(Written(dict(key) | self._external, [*zero, (now_ms, value)], exemplars))
         self._seen.update(collection.series)
         self._collected_ms = now_ms

@@ -84,7 +84,8 @@ async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
                 assert not await tenants.drain(5)
             assert {line["tenant"] for line in logs if line["log_level"] == "error"} == {"acme"}
             assert tenants._tenants[GLOBEX]._profile is profiles.get(GLOBEX)
-    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
+    # One collection under the former settings, and one under the new.
+    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"] * 2
 
 
 async def test_bug_in_the_end_of_one_tenant_leaves_the_others_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +125,7 @@ async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again()
             assert list(tenants.snapshots()) == [ACME]
             profiles.put_overrides(2, {})
             await tenants.use_overrides()
+            await tenants._tenants[ACME].collect()  # still under the former settings
             await tenants._tenants[ACME].collect()
             await receiver.wait_for_requests(1)
             await until(lambda: tenants._tenants[ACME].is_finished)

@@ -190,6 +190,9 @@ def test_moments_of_flushes_and_lost_definitions_do_not_show(
     assert (piecewise.edges, piecewise.expired_edges) == (whole.edges, whole.expired_edges)
 
 
+GAUGES = ("traces_target_info", "traces_service_graph_connection_info")
+
+
 @given(one=MANY_ITEMS, drawn=requests(), pauses_ms=st.lists(st.integers(2, 20_000), min_size=6, max_size=6))
 def test_series_begin_at_zero_and_go_on_in_time(one: dict[str, Any], drawn: list[Any], pauses_ms: list[int]) -> None:
     engine = EngineDriver(one, shards=2, started_at_ms=NOW_MS)
@@ -200,9 +203,11 @@ def test_series_begin_at_zero_and_go_on_in_time(one: dict[str, Any], drawn: list
         engine.flush(now_ms * 1_000_000)
         known = set().union(*engine.sent)
         for key, series in engine.collect_at(now_ms).items():
-            begin = [] if key in known else [(before_ms + 1, 0.0)]
-            assert series.samples[:-1] == begin
-            assert series.samples[-1][0] == now_ms
+            points = series.samples or [(native.timestamp_ms, native.count) for native in series.histograms]
+            is_gauge = dict(key)["__name__"] in {*GAUGES, (one["host_info"] or {}).get("metric_name")}
+            begin = [] if key in known or is_gauge else [(before_ms + 1, 0.0)]
+            assert points[:-1] == begin
+            assert points[-1][0] == now_ms
     assert all(set(earlier) <= set(later) for earlier, later in itertools.pairwise(engine.sent))
     for samples in histories(engine).values():
         assert_never_back(samples)
@@ -213,7 +218,8 @@ def histories(engine: EngineDriver) -> dict[SeriesKey, list[Sample]]:
     sent: dict[SeriesKey, list[Sample]] = {}
     for collected in engine.sent:
         for key, series in collected.items():
-            sent.setdefault(key, []).extend(series.samples)
+            points = series.samples or [(native.timestamp_ms, native.count) for native in series.histograms]
+            sent.setdefault(key, []).extend(points)
     return sent
 
 

@@ -190,6 +190,7 @@ async def test_nothing_waits_for_the_encoding_in_the_event_loop(around: Surround
         # What was put off has been done: a shard that is forgotten cannot be read, and all series end.
         with pytest.raises(_engine.MalformedFrame):
             collector.merge(0, shard.record("a"))
+        await collector.collect()  # still under the former settings
         await collector.collect()
         assert collector.snapshot().registry["entities"] == 0
 
@@ -200,6 +201,7 @@ async def test_tenant_that_is_being_encoded_is_not_finished_before_it_is_sent(ar
         collector.merge(0, Shard(settings).record("a"))
         await collector.collect()
         collector.use(profile(generator={}))
+        await collector.collect()  # still under the former settings
         with encoding(collector) as finish:
             collection = await begin_collection(collector)  # this one writes the staleness markers
             assert not collector.is_finished
@@ -262,7 +264,8 @@ async def test_only_what_changed_is_touched(around: Surroundings) -> None:
                 assert collector._schedule.interval_s == 30
                 assert registry.called == []
                 collector.use(profile(receiver.url, collection_interval="30s", max_active_series=3))
-                assert registry.called == ["set_plan"]
+                # What was counted under the former plan is sent before the registry goes on with this one.
+                assert registry.called == []
                 # None of this disturbed what was on its way.
                 assert [each.pending_batches for each in collector.snapshot().endpoint.endpoints] == [1]
                 assert collector.snapshot().endpoint.retiring == ()
@@ -270,6 +273,8 @@ async def test_only_what_changed_is_touched(around: Surroundings) -> None:
             assert len(collector.snapshot().endpoint.retiring) == 1
             assert [line["event"] for line in logs] == ["settings of the tenant changed"] * 3
             receiver.release()
+            await collector.collect()
+            assert [name for name in registry.called if name in {"collect", "set_plan"}] == ["collect", "set_plan"]
 
 
 async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_finished(around: Surroundings) -> None:
@@ -282,9 +287,11 @@ async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_
             collector.use(profile(receiver.url, generator={}))
             assert not collector.is_finished  # its series have not ended yet
             await collector.collect()
-            await receiver.wait_for_requests(2)
+            await collector.collect()
+            await receiver.wait_for_requests(3)
             await until(lambda: collector.is_finished)
-    assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[1]).values())
+    assert calls(receiver.bodies[1:2]) == {"a": 1}
+    assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[2]).values())
 
 
 async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(around: Surroundings) -> None:
@@ -295,12 +302,13 @@ async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(ar
             await collector.collect()
             collector.use(profile(receiver.url, generator={}))
             await collector.collect()
+            await collector.collect()
             assert not collector.is_finished
             collector.use(profile(generator={}))  # the endpoint goes, and sends the rest
             assert not collector.is_finished
             receiver.release()
             await until(lambda: collector.is_finished)
-    assert len(receiver.requests) == 2
+    assert len(receiver.requests) == 3
 
 
 async def test_tenant_that_generates_is_never_finished(around: Surroundings) -> None:
