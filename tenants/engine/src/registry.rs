@@ -100,7 +100,7 @@ impl Registry {
     pub fn set_plan(&mut self, plan: Arc<Plan>) {
         let layouts = layouts(&plan, Some(&self.plan));
         for (group, (families, shape)) in self.groups.iter_mut().zip(layouts) {
-            group.set_families(families, shape, self.collected_at_ms);
+            group.set_families(families, shape, self.collected_at_ms, &mut self.budget);
         }
         self.budget.limits = plan.limits;
         self.rewriter.set_plan(&plan);

@@ -131,7 +131,7 @@ impl SeriesGroup {
     /// the next at or above their old bound, so that `_sum`, `_count` and every bound that stays keep their values.
     /// Native histograms begin at nothing, and keep a resolution that is coarser than the new one; so do classic ones
     /// where there were none.
-    pub fn set_families(&mut self, families: Vec<Family>, shape: Shape, now_ms: i64) {
+    pub fn set_families(&mut self, families: Vec<Family>, shape: Shape, now_ms: i64, budget: &mut Budget) {
         let former = std::mem::replace(&mut self.families, families);
         for (family, former) in self.families.iter_mut().zip(&former) {
             family.is_ending = former.is_counted() && !family.is_enabled;
@@ -139,6 +139,7 @@ impl SeriesGroup {
         if shape == self.shape {
             return;
         }
+        self.reprice(&shape, budget);
         let (old_stride, new_stride) = (self.stride, shape.stride());
         let slots = slot_map(&self.shape, &shape);
         let mut values = vec![0.0; self.rows as usize * new_stride];
@@ -174,6 +175,20 @@ impl SeriesGroup {
             }
         } else {
             self.natives = Vec::new();
+        }
+    }
+
+    /// Histograms with other buckets take up another number of series, sent or not.
+    fn reprice(&self, shape: &Shape, budget: &mut Budget) {
+        for (number, entity) in self.entities.iter().enumerate() {
+            let Some(entity) = entity else {
+                continue;
+            };
+            for (index, family) in self.families.iter().enumerate() {
+                if entity.admitted & 1u8 << index != 0 && self.overflow != Some(number as u32) {
+                    budget.change(family.cost(&self.shape), family.cost(shape));
+                }
+            }
         }
     }
 

@@ -351,6 +351,7 @@ impl SeriesGroup {
                 continue;
             };
             let (was_sent, row, kind) = (entity.sent & bit != 0, entity.row, new.kind);
+            let cost = new.cost(&self.shape);
             if !new.is_enabled && entity.admitted & bit != 0 {
                 if entity.news & bit != 0 && self.shape == self.sent_shape {
                     let written = Written {
@@ -370,7 +371,7 @@ impl SeriesGroup {
                 entity.sent &= !bit;
                 let is_last = entity.admitted == 0;
                 if !is_overflow {
-                    budget.release(old.cost(&self.sent_shape), is_last);
+                    budget.release(cost, is_last);
                 }
                 self.zero(row, kind, moment.now_ms);
                 if is_last {
@@ -381,16 +382,14 @@ impl SeriesGroup {
                 if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
                     entity.sent &= !bit;
                 }
-            } else if was_sent && let FamilyKind::Histogram(histogram) = new.kind {
-                if let (Some(before), Some(after)) = (
+            } else if was_sent
+                && let FamilyKind::Histogram(histogram) = new.kind
+                && let (Some(before), Some(after)) = (
                     self.sent_shape.histograms.get(histogram),
                     self.shape.histograms.get(histogram),
-                ) {
-                    mark_dropped_forms(out, labels, old, before, after, moment.now_ms);
-                }
-                if !is_overflow {
-                    budget.change(old.cost(&self.sent_shape), new.cost(&self.shape));
-                }
+                )
+            {
+                mark_dropped_forms(out, labels, old, before, after, moment.now_ms);
             }
         }
     }
