@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
 ENGINE := $(shell find tenants/engine/src -name '*.rs') tenants/engine/Cargo.toml tenants/engine/Cargo.lock
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tenants/engine/fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-engine lint format bench clean
+.PHONY: help install run test test-engine fuzz lint format bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +41,18 @@ test: $(STAMPS)/test test-engine ## Run the whole suite
 
 test-engine:
 	cd tenants/engine && cargo test --quiet
+
+# No sanitizer: the engine has no unsafe code, and without one a stable compiler is enough.
+fuzz: ## Give random input to everything in the engine that reads: FUZZ_SECONDS (60) for each target
+	@command -v cargo >/dev/null || { echo 'cargo is needed: https://rustup.rs'; exit 1; }
+	@command -v c++ >/dev/null || { echo 'A C++ compiler is needed for libFuzzer (Debian: apt-get install g++)'; exit 1; }
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked --version 0.13.2 cargo-fuzz
+	cd tenants/engine/fuzz && cargo run --quiet --example seeds
+	cd tenants/engine && cargo fuzz build --sanitizer none
+	cd tenants/engine && for target in $(FUZZ_TARGETS); do \
+	    cargo fuzz run --sanitizer none $$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 -verbosity=0 || exit 1; \
+	done
 
 lint: $(STAMPS)/test ## Check format, lint and types
 	$(BIN)/ruff check .

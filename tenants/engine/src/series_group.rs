@@ -11,6 +11,7 @@ use crate::exemplar::Exemplar;
 use crate::family::{Family, FamilyKind};
 use crate::group::{MAX_ENTITIES, NO_ENTITY, Shape, overflow_labels};
 use crate::native_histogram::{NativeHistogram, NativeParameters};
+use crate::native_schema::Schema;
 use crate::rebucket::{rebucket, rebucketings, slot_map};
 use crate::record::{Delta, RecordReader};
 use crate::rewriter::Rewriter;
@@ -131,7 +132,23 @@ impl SeriesGroup {
     /// the next at or above their old bound, so that `_sum`, `_count` and every bound that stays keep their values.
     /// Native histograms begin at nothing, and keep a resolution that is coarser than the new one; so do classic ones
     /// where there were none.
-    pub fn set_families(&mut self, families: Vec<Family>, shape: Shape, now_ms: i64, budget: &mut Budget) {
+    pub fn set_families(
+        &mut self,
+        families: Vec<Family>,
+        mut shape: Shape,
+        now_ms: i64,
+        budget: &mut Budget,
+    ) {
+        // What is off ends with the buckets that it had.
+        for (index, (new, old)) in std::iter::zip(&mut shape.histograms, &self.shape.histograms).enumerate() {
+            let kind = FamilyKind::Histogram(index);
+            if !families
+                .iter()
+                .any(|family| family.is_enabled && family.kind == kind)
+            {
+                new.clone_from(old);
+            }
+        }
         let former = std::mem::replace(&mut self.families, families);
         for (family, former) in self.families.iter_mut().zip(&former) {
             family.is_ending = former.is_counted() && !family.is_enabled;
@@ -164,18 +181,8 @@ impl SeriesGroup {
         }
         self.offsets = shape.offsets();
         self.stride = new_stride;
-        let had_native = self.shape.has_native();
-        self.shape = shape;
-        if self.shape.has_native() {
-            if !had_native {
-                self.natives.clear();
-            }
-            for row in 0..self.rows {
-                self.coarsen_row(row, now_ms);
-            }
-        } else {
-            self.natives = Vec::new();
-        }
+        let former = std::mem::replace(&mut self.shape, shape);
+        self.fit_natives(&former, now_ms);
     }
 
     /// Histograms with other buckets take up another number of series, sent or not.
@@ -212,15 +219,28 @@ impl SeriesGroup {
         }
     }
 
-    fn coarsen_row(&mut self, row: u32, now_ms: i64) {
-        let first = row as usize * self.shape.histograms.len();
-        for (index, histogram) in self.shape.histograms.iter().enumerate() {
-            let Some(finder) = &histogram.native else {
-                continue;
-            };
-            match self.natives.get_mut(first + index) {
-                Some(native) => native.coarsen(finder.schema()),
-                None => self.natives.push(NativeHistogram::new(finder.schema(), now_ms)),
+    /// Give every row its native histograms: those that were there keep what they counted.
+    fn fit_natives(&mut self, former: &Shape, now_ms: i64) {
+        if !self.shape.has_native() {
+            self.natives = Vec::new();
+            return;
+        }
+        let histograms = self.shape.histograms.len();
+        for row in 0..self.rows as usize {
+            for (index, histogram) in self.shape.histograms.iter().enumerate() {
+                let had_native = former
+                    .histograms
+                    .get(index)
+                    .is_some_and(|old| old.native.is_some());
+                let schema = histogram
+                    .native
+                    .as_ref()
+                    .map_or(Schema::COARSEST, |finder| finder.schema());
+                match self.natives.get_mut(row * histograms + index) {
+                    Some(native) if had_native => native.coarsen(schema),
+                    Some(native) => *native = NativeHistogram::new(schema, now_ms),
+                    None => self.natives.push(NativeHistogram::new(schema, now_ms)),
+                }
             }
         }
     }
@@ -536,7 +556,12 @@ impl SeriesGroup {
         self.values.resize(rows * self.stride, 0.0);
         self.sums.resize(rows * histograms, 0);
         if self.shape.has_native() {
-            self.coarsen_row(self.rows - 1, now_ms);
+            let schemas = self.shape.histograms.iter().map(|histogram| {
+                let finder = histogram.native.as_ref();
+                finder.map_or(Schema::COARSEST, |finder| finder.schema())
+            });
+            self.natives
+                .extend(schemas.map(|schema| NativeHistogram::new(schema, now_ms)));
         }
     }
 
