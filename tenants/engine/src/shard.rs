@@ -226,7 +226,7 @@ impl Shard {
         }
         self.swept_at_ns = now_ns;
         let wait_ns = self.plan.service_graphs.as_ref().map_or(0, |plan| plan.wait_ns);
-        let before_ns = now_ns.saturating_sub(IDLE_NS.max(2 * wait_ns));
+        let before_ns = now_ns.saturating_sub(IDLE_NS.max(wait_ns.saturating_mul(2)));
         let groups = [&mut self.span_metrics, &mut self.target_info, &mut self.host_info];
         for group in groups.into_iter().flatten() {
             group.retire(before_ns);

@@ -1,0 +1,119 @@
+//! Writes what fuzzing begins with into `corpus/`: one file for each thing worth varying. The same files every time.
+
+use std::path::Path;
+use std::{fs, io};
+
+use millrace_engine::shard::Shard;
+use millrace_engine_fuzz::journey::read_request;
+use millrace_engine_fuzz::plans::{PLANS, documents};
+use millrace_engine_fuzz::request::Request;
+use millrace_engine_fuzz::sealed::CHECKSUM;
+use millrace_engine_fuzz::{NOW_NS, plans};
+
+const PATTERNS: [&str; 8] = [
+    "^GET /[a-z]+$",
+    r"(?i)(a|b\d+)*?\x{1F600}[^\w&&x]{2,5}",
+    r"\Q[a]\E+|\pL{3}",
+    r"[[:alpha:]\p{Greek}-]\b.",
+    "(?P<name>(?s:.)*)",
+    r"(?m)^\S+$",
+    r"\pN\PN\z",
+    "((a{10}){10}){10}",
+];
+const TRACESTATES: [&str; 5] = [
+    "ot=th:8",
+    "vendor=1, ot=rv:abcdefabcdefab;th:c",
+    "ot=th:0;rv:00000000000000;x:y",
+    "ot=th:ffffffffffffff;rv:ffffffffffffff",
+    "ot=p:8;r:62\t",
+];
+const NAMES: [&str; 4] = [
+    "GET /users/1\nGET /users/2\nGET /users/me/settings",
+    "SELECT * FROM t_1 WHERE id = 123\nSELECT * FROM t_2 WHERE id = 456",
+    "a b c\nd b c\n<_> b c\n%2F%20x 0000-ffff",
+    "Größe ändern ⅧX\nGröße holen 日本\n",
+];
+
+fn main() -> io::Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let write = |target: &str, name: &str, parts: &[&[u8]]| {
+        let directory = directory.join(target);
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join(format!("seed-{name}")), parts.concat())
+    };
+    let texts = |target: &str, first: &[u8], texts: &[&str]| {
+        for (number, text) in texts.iter().enumerate() {
+            write(target, &number.to_string(), &[first, text.as_bytes()])?;
+        }
+        io::Result::Ok(())
+    };
+    texts("pattern", &[], &PATTERNS)?;
+    write("pattern", "text", &[b"[0-9]+ ?\\.", &[0xff], b"no 42.\xf0\x28"])?;
+    texts("tracestate", &[], &TRACESTATES)?;
+    texts("span_names", &[3], &NAMES)?;
+    let example = Request::example();
+    for (number, document) in documents().iter().enumerate() {
+        let (chosen, name) = (number as u8, number.to_string());
+        write(
+            "settings",
+            &format!("text-{name}"),
+            &[&[0], document.to_string().as_bytes()],
+        )?;
+        write(
+            "settings",
+            &format!("made-{name}"),
+            &[&[1], &noise(number as u64, 400)],
+        )?;
+        write("halves", &name, &[&noise(number as u64, 600)])?;
+        write("otlp", &format!("bytes-{name}"), &[&[chosen, 0], &example])?;
+        for (size, way) in [(300, 1), (1500, 0b1011), (3000, 0b11_0011)] {
+            let way = way | chosen << 6;
+            write(
+                "otlp",
+                &format!("made-{name}-{size}"),
+                &[&[chosen, way], &noise(size, size)],
+            )?;
+        }
+        frames_and_records(chosen, &example, |target, bytes| {
+            let content = &bytes[..bytes.len() - CHECKSUM];
+            let other = (PLANS as u8 - chosen) << 4;
+            write(target, &name, &[&[chosen], content])?;
+            write(
+                target,
+                &format!("{name}-other"),
+                &[&[(chosen % 3) | other], content],
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// What a request becomes on its way, under one plan.
+fn frames_and_records(
+    number: u8,
+    request: &[u8],
+    mut write: impl FnMut(&str, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let plan = plans::plan(number);
+    let mut shard = Shard::new(plan.clone());
+    let split = read_request(request, &plan, 1, true);
+    for (_, frame) in split.iter().flat_map(|split| &split.frames) {
+        write("frame", frame)?;
+        if shard.apply(frame, NOW_NS).is_ok() {
+            write("record", &shard.flush(NOW_NS, true))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that look random (xorshift).
+fn noise(seed: u64, length: u64) -> Vec<u8> {
+    let mut state = seed | 1 << 40;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}

@@ -1,0 +1,195 @@
+//! The way of a request through the engine, and what must add up on it.
+
+use std::sync::Arc;
+
+use millrace_engine::frame::Frame;
+use millrace_engine::plan::Plan;
+use millrace_engine::registry::Registry;
+use millrace_engine::remote_write::{ExternalLabels, WriteBatch};
+use millrace_engine::shard::Shard;
+use millrace_engine::split::{Split, SplitOptions, split};
+
+use crate::{NOW_MS, NOW_NS, written};
+
+/// Longer than any plan's series live without news.
+const LATER_MS: i64 = 1_000_000;
+const MAX_SAMPLES: usize = 2000;
+
+/// Shards and a registry of one tenant.
+#[derive(Debug)]
+pub struct Journey {
+    plan: Arc<Plan>,
+    shards: Vec<Shard>,
+    registry: Registry,
+    now_ms: i64,
+}
+
+/// Rows of all frames of one request.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Of span metrics.
+    pub spans: u64,
+    /// Of service graphs.
+    pub edges: u64,
+    /// Of service graphs, for spans that a filter kept out.
+    pub markers: u64,
+}
+
+/// Split a request; `None`: it is refused.
+pub fn read_request(body: &[u8], plan: &Plan, shard_count: u32, strict_ids: bool) -> Option<Split> {
+    let options = SplitOptions {
+        shard_count,
+        now_ns: NOW_NS,
+        strict_ids,
+        skip_generation: false,
+    };
+    let done = split(body, plan, options).ok()?;
+    check_received(&done, plan);
+    Some(done)
+}
+
+/// Every span that was received is a row, or refused, or counted as discarded.
+fn check_received(split: &Split, plan: &Plan) -> Rows {
+    let mut rows = Rows::default();
+    for (_, frame) in &split.frames {
+        let frame = Frame::read(frame).expect("a frame just made");
+        rows.spans += frame.spans().count() as u64;
+        rows.markers += frame.edges().filter(|row| row.is_marker).count() as u64;
+        rows.edges += frame.edges().filter(|row| !row.is_marker).count() as u64;
+    }
+    let discarded = &split.discarded;
+    let aside = split.invalid_trace_ids + split.invalid_span_ids + discarded.outside_slack;
+    let taken = split
+        .received_spans
+        .checked_sub(aside)
+        .expect("no span is set aside twice");
+    if plan.span_metrics.is_some() {
+        let counted = rows.spans + discarded.span_metrics_filtered;
+        let refused = discarded.span_metrics_invalid_utf8 + discarded.span_metrics_too_large;
+        assert!(
+            counted <= taken && taken <= counted + refused,
+            "span metrics: {taken} spans, {rows:?}, {discarded:?}"
+        );
+        // What target info cannot say is counted besides the span.
+        assert!(plan.target_info().is_some() || taken == counted + refused);
+    } else {
+        assert_eq!(rows.spans, 0);
+    }
+    let in_graph = rows.edges + discarded.service_graphs_filtered + discarded.service_graphs_too_large;
+    assert!(in_graph <= taken && rows.markers <= discarded.service_graphs_filtered);
+    assert!(split.ignored_multipliers <= taken);
+    rows
+}
+
+impl Journey {
+    /// Nothing counted yet.
+    pub fn new(plan: &Arc<Plan>, shard_count: u32) -> Self {
+        Self {
+            plan: Arc::clone(plan),
+            shards: (0..shard_count).map(|_| Shard::new(Arc::clone(plan))).collect(),
+            registry: Registry::new(Arc::clone(plan), NOW_MS - 60_000),
+            now_ms: NOW_MS,
+        }
+    }
+
+    /// Let the shards count the frames.
+    pub fn apply(&mut self, frames: &[(usize, Vec<u8>)]) {
+        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
+        for (shard, frame) in frames {
+            self.shards[*shard]
+                .apply(frame, now_ns)
+                .expect("a frame just made");
+        }
+    }
+
+    /// Take other settings into use everywhere; what the first shard counted comes before that, the rest after.
+    pub fn set_plan(&mut self, plan: &Arc<Plan>) {
+        self.now_ms += 1_000;
+        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
+        if let Some(first) = self.shards.first_mut() {
+            merge(&mut self.registry, 0, &first.flush(now_ns, false), now_ns);
+        }
+        self.registry.set_plan(Arc::clone(plan));
+        for (source, shard) in self.shards.iter_mut().enumerate() {
+            let record = shard.set_plan(Arc::clone(plan), now_ns);
+            merge(&mut self.registry, source as u64, &record, now_ns);
+        }
+        self.plan = Arc::clone(plan);
+    }
+
+    /// Merge all that was counted, every edge closed, and write it.
+    pub fn collect(&mut self) -> Vec<WriteBatch> {
+        self.now_ms += 10_000;
+        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
+        for (source, shard) in self.shards.iter_mut().enumerate() {
+            let record = shard.flush(now_ns, true);
+            assert_eq!(shard.stats().open_edges, 0);
+            merge(&mut self.registry, source as u64, &record, now_ns);
+        }
+        self.write()
+    }
+
+    fn write(&mut self) -> Vec<WriteBatch> {
+        self.registry
+            .collect(self.now_ms, &ExternalLabels::default(), MAX_SAMPLES, true)
+    }
+
+    /// Check that a collection, the first one, holds what the frames of `splits` told.
+    pub fn check_counts(&mut self, batches: &[WriteBatch], splits: &[&Split]) {
+        let written = written::read(batches);
+        let rows = splits.iter().map(|split| check_received(split, &self.plan));
+        let rows: Vec<Rows> = rows.collect();
+        if let Some(processor) = &self.plan.span_metrics
+            && !processor.multiplier.is_active()
+        {
+            let spans: u64 = rows.iter().map(|rows| rows.spans).sum();
+            if processor.count {
+                assert_eq!(written.total("traces_spanmetrics_calls_total"), spans as f64);
+            }
+            if processor.latency && self.plan.histograms.has_classic() {
+                assert_eq!(written.total("traces_spanmetrics_latency_count"), spans as f64);
+            }
+        }
+        if let Some(processor) = &self.plan.service_graphs
+            && processor.request
+            && !processor.multiplier.is_active()
+            && !processor.counts_every_receiver
+        {
+            let counters = self.registry.stats().counters;
+            let produced = written.total("traces_service_graph_request_total") as u64;
+            let done = produced + counters.invalid_utf8_edges + counters.expired_edges.iter().sum::<u64>();
+            assert!(
+                done <= counters.edges && counters.edges <= done + counters.dropped_edges,
+                "{done} edges done, {counters:?}"
+            );
+            let edges: u64 = rows.iter().map(|rows| rows.edges).sum();
+            assert!(
+                counters.edges + counters.dropped_spans <= edges,
+                "{edges} rows, {counters:?}"
+            );
+        }
+    }
+
+    /// Let everything become stale, then end what is left: nothing may remain.
+    pub fn end(mut self) {
+        self.now_ms += LATER_MS;
+        written::read(&self.write());
+        self.now_ms += 1_000;
+        written::read(
+            &self
+                .registry
+                .end_all(self.now_ms, &ExternalLabels::default(), MAX_SAMPLES),
+        );
+        let stats = self.registry.stats();
+        assert_eq!((stats.budget.series.active, stats.budget.entities.active), (0, 0));
+        self.registry.label_stats().for_each(drop);
+    }
+}
+
+fn merge(registry: &mut Registry, source: u64, record: &[u8], now_ns: u64) {
+    if !record.is_empty() {
+        registry
+            .merge(source, record, now_ns)
+            .expect("a record just made");
+    }
+}

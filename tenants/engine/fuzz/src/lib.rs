@@ -1,0 +1,12 @@
+//! What the fuzz targets share: settings, requests, and the way of a request through the engine.
+
+pub mod journey;
+pub mod plans;
+pub mod request;
+pub mod sealed;
+pub mod written;
+
+/// The time of all that happens: inputs mean the same whenever they are run.
+pub const NOW_NS: u64 = 1_700_000_000_000_000_000;
+/// The same in milliseconds.
+pub const NOW_MS: i64 = 1_700_000_000_000;
