@@ -7,10 +7,10 @@ use millrace_engine::settings::Settings;
 use serde_json::{Value, json};
 
 /// How many plans there are.
-pub const PLANS: usize = 6;
+pub const PLANS: usize = 7;
 
 /// Keys that are watched by some plan: a request that uses no others never gets to the end.
-pub const KEYS: [&str; 24] = [
+pub const KEYS: [&str; 25] = [
     "service.name",
     "service.namespace",
     "service.instance.id",
@@ -35,6 +35,7 @@ pub const KEYS: [&str; 24] = [
     "le",
     "excluded",
     "other",
+    "metric_overflow",
 ];
 
 /// The settings that a service starts with: both processors, no limits.
@@ -152,6 +153,18 @@ pub fn documents() -> [Value; PLANS] {
             ("/span_metrics/intrinsic_dimensions/status_message", json!(true)),
             ("/max_active_series", json!(12)),
             ("/stale_duration_s", json!(0.0)),
+        ]),
+        // The label set of overflow is one that the tenant makes itself.
+        replaced(&[
+            ("/service_graphs", json!(null)),
+            ("/span_metrics/intrinsic_dimensions/service", json!(false)),
+            ("/span_metrics/intrinsic_dimensions/span_name", json!(false)),
+            ("/span_metrics/intrinsic_dimensions/span_kind", json!(false)),
+            ("/span_metrics/intrinsic_dimensions/status_code", json!(false)),
+            ("/span_metrics/dimensions", json!(["metric_overflow", "region"])),
+            ("/histograms/mode", json!("native")),
+            ("/max_active_series", json!(6)),
+            ("/ingestion_time_range_slack_s", json!(1e10)),
         ]),
     ]
 }

@@ -94,14 +94,14 @@ impl Request<'_> {
             kind,
             start_offset_ns: 0,
             duration_ns: 1 << (kind + 20),
-            attributes: (0..24)
+            attributes: (0..KEYS.len() as u8)
                 .map(|number| watched(number, Value::Name(number)))
                 .collect(),
             status: Some((2, Text::Name(3))),
             unread: None,
         };
         let resource = |service, spans| Resource {
-            attributes: (0..24)
+            attributes: (0..KEYS.len() as u8)
                 .map(|number| watched(number, Value::Name(service)))
                 .collect(),
             spans,
