@@ -57,9 +57,7 @@ class TenantCollectorSnapshot:
     max_active_series: int | None = None
     max_active_entities: int | None = None
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
-    drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(
-        default_factory=lambda: ([(math.inf, 0)], 0.0)
-    )
+    drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(default_factory=lambda: ([(math.inf, 0)], 0.0))
 
 
 class TenantCollector:

@@ -375,8 +375,10 @@ impl SeriesGroup {
         {
             return *number;
         }
+        // A tenant's own label set may be that of overflow; it is never admitted as another.
+        let is_overflow = labels == overflow_labels();
         let is_full = self.entities.len() - self.free.len() >= MAX_KNOWN;
-        if is_full || self.label_bytes + labels.len() > MAX_LABEL_BYTES {
+        if is_overflow || is_full || self.label_bytes + labels.len() > MAX_LABEL_BYTES {
             return self.overflow_entity(now_ms);
         }
         self.insert(labels, hash, now_ms)
