@@ -71,7 +71,7 @@ impl ShardCounters {
     pub fn add(&mut self, other: &Self) {
         let mut sum = self.to_array();
         for (total, more) in sum.iter_mut().zip(other.to_array()) {
-            *total += more;
+            *total = total.saturating_add(more);
         }
         *self = Self::from_array(sum);
     }
