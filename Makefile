@@ -75,4 +75,4 @@ bench: $(STAMPS)/test ## Measure spans per CPU-second: the engine alone, then en
 	$(BIN)/python -m bench.end_to_end
 
 clean: ## Remove what was installed and compiled
-	rm -rf $(VENV) $(STAMPS) tenants/engine/target tenants/*.so
+	rm -rf $(VENV) $(STAMPS) tenants/engine/target tenants/engine/fuzz/target tenants/*.so
