@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.traces import filter_block, histograms_plan
+from tests.engine_driver import EngineDriver
+from tests.traces import SECOND_NS, batch, filter_block, histograms_plan, plan, request, span, span_metrics_plan
 from tests.unit.changing_tenant import STALE_S, Changing, assert_unbroken, settings
 
 CALLS: Final = "traces_spanmetrics_calls_total"
@@ -315,3 +316,18 @@ def test_fifty_changes_in_a_row_leave_every_span_counted_and_no_state_behind() -
     fresh.interval()
     assert tenant.alive() == fresh.alive()
     assert tenant.registry.stats()["active_series"] == fresh.registry.stats()["active_series"]
+
+
+def test_label_set_that_loses_its_form_and_its_label_at_once_ends_once() -> None:
+    now_ns = 1_700_000_000 * SECOND_NS
+    before = plan(span_metrics_plan(dimensions=["a"]), histograms=histograms_plan("both"))
+    engine = EngineDriver(before, started_at_ms=now_ns // 1_000_000)
+    one = span("op", start_ns=now_ns - SECOND_NS, end_ns=now_ns, attributes={"a": "1"})
+    engine.push(request(batch({"service.name": "shop"}, one)), now_ns)
+    engine.flush(now_ns)
+    sent = engine.collect_at(now_ns // 1_000_000 + 1000)
+    engine.set_plan(plan(span_metrics_plan(), histograms=histograms_plan("classic")), now_ns + 2 * SECOND_NS)
+    # The decoder refuses a series that is there twice.
+    ended = engine.collect_at(now_ns // 1_000_000 + 3000)
+    assert ended.keys() == sent.keys()
+    assert engine.registry.stats()["active_series"] == 0

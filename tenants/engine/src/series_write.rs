@@ -123,7 +123,8 @@ impl SeriesGroup {
             out.next_entity(series * if is_unmade { 3 } else { 2 });
             labels.set(&entity.labels, moment.external);
             let has_news = entity.news != 0;
-            if (!is_same_layout || has_ending) && !is_stale {
+            // What ends as a whole, below, ends under what was sent: it must not be told twice.
+            if (!is_same_layout || has_ending) && !is_stale && (!is_unmade || has_news) {
                 self.end_dropped_series(number, out, &labels, &le, moment, budget);
             }
             if is_unmade && has_news && !is_stale {
