@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.reference_labels import INTRINSIC_LABELS, sanitize_protected
-from tests.trace_strategies import ATTRIBUTES, MULTIPLIER_KEY, RESOURCE_ATTRIBUTES
+from tests.trace_strategies import ATTRIBUTES, MULTIPLIER_KEY, RESOURCE_ATTRIBUTES, SERVICES
 from tests.traces import filter_block, histograms_plan, host_info_plan, plan, service_graphs_plan, span_metrics_plan
 
 MANY = 10_000
@@ -32,7 +32,9 @@ MAPPING_NAMES = ["joined", "http.joined", "span.name", "gr\u00f6\u00dfe"]
 def _filter_entries(draw: st.DrawFn, match_type: str) -> tuple[str, Any]:
     """Draw a key with a value that may be asked of it."""
     is_regex = match_type == "regex"
-    where = draw(st.sampled_from(["kind", "status", "name", "attribute", "attribute", "attribute"]))
+    where = draw(st.sampled_from(["kind", "kind", "status", "name", "service", "service", "attribute", "attribute"]))
+    if where == "service":
+        return "resource.service.name", draw(st.sampled_from(SERVICES))
     if where == "attribute":
         scope = draw(st.sampled_from(["span.", "span.", "resource.", "parent.span."]))
         name = draw(st.sampled_from([*ATTRIBUTES, "service.name", '"http.method"']))
@@ -52,9 +54,9 @@ def _filter_blocks(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def _filter_policies(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Draw no policies more often than some: they leave little to count."""
-    if draw(st.integers(0, 3)):
+    if draw(on):
         return []
-    kinds = st.sampled_from(["include", "include_any", "exclude", "exclude"])
+    kinds = st.sampled_from(["exclude", "include", "include_any"])
     return draw(st.lists(st.dictionaries(kinds, _filter_blocks(), min_size=1, max_size=2), min_size=1, max_size=2))
 
 
@@ -154,7 +156,7 @@ def plans(draw: st.DrawFn, *, max_items: st.SearchStrategy[int]) -> dict[str, An
     return plan(
         span_metrics,
         service_graphs,
-        draw(st.none() | st.none() | host_info_plans()),
+        draw(st.none() | host_info_plans()),
         histograms=draw(histograms_plans()),
         trace_id_label_name=draw(st.sampled_from(["traceID", "trace_id"])),
         max_label_name_length=draw(st.sampled_from([1024, 1024, 1024, 0, 8, 6])),

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from tests import otlp_raw
 from tests.reference_histograms import Histogram
 from tests.reference_host_info import HostInfo
-from tests.reference_metrics import SeriesKey
+from tests.reference_metrics import SeriesKey, series_key
 from tests.reference_native import NativeHistogram
 from tests.reference_registry import Registry
 from tests.reference_service_graphs import ServiceGraphs
@@ -154,10 +154,22 @@ class ReferenceModel:
         """Return trace id and value in seconds per series, since the last :meth:`collect`."""
         return dict(pair for histogram in self._histograms() for pair in histogram.exemplars())
 
-    def collect(self) -> Collection:
+    def counter_exemplars(self) -> dict[SeriesKey, list[tuple[str, float]]]:
+        """Return the best exemplar of the first latency beside each counter, for failures only a failed one."""
+        found: dict[SeriesKey, list[tuple[str, float]]] = {}
+        for processor in filter(None, (self._span_metrics, self._service_graphs)):
+            for counter, histogram, failures_only in processor.exemplified:
+                for entity in counter.values:
+                    best = histogram.best_exemplar(entity)
+                    if best and (best.failed or not failures_only):
+                        found[series_key(entity, counter.name)] = [best.sent]
+        return found
+
+    def collect(self, *, counter_exemplars: bool = False) -> Collection:
         """Return the series and the exemplars, and start a new collection interval."""
         native = dict(pair for histogram in self._histograms() for pair in histogram.histograms())
-        collection = Collection(self.series(), self.exemplars(), native)
+        exemplars = self.exemplars() | (self.counter_exemplars() if counter_exemplars else {})
+        collection = Collection(self.series(), exemplars, native)
         for histogram in self._histograms():
             histogram.collected()
         return collection

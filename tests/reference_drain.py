@@ -8,7 +8,7 @@ from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.reference_labels import Entity
+from tests.reference_labels import Entity, cut
 
 WILDCARD, END = "<_>", "<END>"
 MIN_TOKENS, MAX_TOKENS = 3, 80
@@ -87,10 +87,14 @@ class _Node:
 
 
 class Drain:
-    """One tenant's model of span names, in a mode: off, ``dry_run`` or ``enabled``."""
+    """One tenant's model of span names, in a mode: off, ``dry_run`` or ``enabled``.
 
-    def __init__(self, mode: str) -> None:
+    A pattern may be longer than the names it stands for: it is cut as any other value (§0.5 step 1, once more).
+    """
+
+    def __init__(self, mode: str, max_value_bytes: int = 0) -> None:
         self.mode = mode
+        self._max_value_bytes = max_value_bytes
         self._by_length: dict[int, _Node] = {}
         self.lines = 0
         self.tokens = 0
@@ -108,7 +112,10 @@ class Drain:
         if pattern is None or pattern == name:
             return entity
         self._sanitized += 1
-        return tuple(sorted((labels | {"span_name": pattern}).items())) if self.mode == "enabled" else entity
+        if self.mode != "enabled":
+            return entity
+        labels["span_name"] = cut(pattern.encode(), self._max_value_bytes).decode()
+        return tuple(sorted(labels.items()))
 
     def train(self, name: str) -> str | None:
         """Return the pattern of a name after learning from it; None if the name is too short or too long."""
@@ -123,8 +130,7 @@ class Drain:
         self.tokens += len(line)
         cluster = self._most_similar(line)
         if cluster is None:
-            cluster = line
-            self._insert(cluster)
+            cluster = self._insert(line)
         else:
             cluster[:] = [old if old == new else WILDCARD for old, new in zip(cluster, line, strict=True)]
         return "".join(cluster[:-1])
@@ -151,13 +157,18 @@ class Drain:
                 best, best_rank = cluster, rank
         return best if best_rank[0] * SIMILARITY_PARTS >= SIMILARITY_TOO_FEW * len(line) else None
 
-    def _insert(self, cluster: list[str]) -> None:
-        self._patterns += 1
-        node = self._by_length.setdefault(len(cluster), _Node())
-        for token in cluster[: _levels(cluster)]:
+    def _insert(self, line: list[str]) -> list[str]:
+        """Return a new cluster, or the one of the same name that a wildcard hides from the search."""
+        node = self._by_length.setdefault(len(line), _Node())
+        for token in line[: _levels(line)]:
             is_wild = looks_like_data(token) or len(node.children) >= MAX_CHILDREN - 1
             node = node.children.setdefault(WILDCARD if is_wild else token, _Node())
-        node.clusters.append(cluster)
+        for cluster in node.clusters:
+            if cluster == line:
+                return cluster
+        self._patterns += 1
+        node.clusters.append(line)
+        return line
 
 
 def _levels(line: list[str]) -> int:

@@ -150,6 +150,8 @@ def _recognise_database(call: Call, sighting: Sighting, settings: dict[str, Any]
         name = fallback or None
     if settings["pair_database_spans"]:
         call.database = name or b""
+        if "server" not in call.weights:
+            call.server_ns = call.client_ns
         return
     if name is not None:
         call.server = name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from tests.reference_labels import double_text, trace_id_text
+from tests.reference_labels import Entity, double_text, trace_id_text
 from tests.reference_metrics import Limiter, Metric, SeriesKey, seconds, series_key
 from tests.reference_native import NativeHistogram, native_histogram
 
@@ -116,6 +116,11 @@ class Histogram(Metric[Observed]):
                 kept = sorted(best.values())[-MAX_NATIVE_EXEMPLARS:]
                 ascending = sorted(kept, key=lambda exemplar: exemplar.value_ns)
                 yield series_key(entity, self.name), [exemplar.sent for exemplar in ascending]
+
+    def best_exemplar(self, entity: Entity) -> Exemplar | None:
+        """Return the best exemplar of an entity since the last :meth:`collected`."""
+        observed = self.values.get(entity)
+        return max(observed.interval, default=None) if observed else None
 
     def collected(self) -> None:
         """Forget the exemplars: each is sent once."""

@@ -1,8 +1,8 @@
 """The reference model's limit of values per label (processors §4.8), with sets where the reference has sketches.
 
 Sets are what the sketches estimate exactly as long as a label has a few hundred values. Whether a label is over its
-limit is looked at when a label set comes and the last look is 15 s old: first the window moves on, then the labels are
-judged, then the values of the label set are recorded.
+limit is looked at when a label set comes and the last look is 15 s old, before the values of that label set are
+recorded. The window is a number of slots of five minutes of the clock, the running one included.
 """
 
 from collections import Counter as Tally
@@ -32,49 +32,38 @@ class LabelLimiter:
         self.limit = limit
         self._limit_in_force = limit
         self._slots = window_slots(stale_s)
-        self._slot = 0
-        self._windows: dict[str, list[set[str]]] = {}
+        self._last_seen: dict[str, dict[str, int]] = {}
         self._over: set[str] = set()
         self._limited: Tally[str] = Tally()
         self._estimates: dict[str, int] = {}
         self._looked_ns: int | None = None
-        self._moved_ns = 0
 
     def apply(self, entity: Entity, now_ns: int) -> Entity:
         """Record the values of a label set, and return it with those of labels over the limit replaced."""
-        if self._looked_ns is None:
-            self._moved_ns = now_ns
+        slot = now_ns // SLOT_NS
         if self._looked_ns is None or now_ns - self._looked_ns >= CHECK_NS:
             self._looked_ns = now_ns
-            self._look(now_ns)
+            self._look(slot)
         if not self._limit_in_force:
             return entity
-        return tuple((name, self._applied(name, value)) for name, value in entity)
+        return tuple((name, self._applied(name, value, slot)) for name, value in entity)
 
     def stats(self) -> dict[str, tuple[int, int]]:
         """Return (values replaced, values in the window at the last look) of every label ever recorded."""
-        return {name: (self._limited[name], self._estimates.get(name, 0)) for name in self._windows}
+        return {name: (self._limited[name], self._estimates.get(name, 0)) for name in self._last_seen}
 
-    def _look(self, now_ns: int) -> None:
-        elapsed = now_ns - self._moved_ns
-        if elapsed >= SLOT_NS:
-            self._moved_ns = now_ns
-            for _ in range(min(elapsed // SLOT_NS, self._slots)):
-                self._slot = (self._slot + 1) % self._slots
-                for window in self._windows.values():
-                    window[self._slot].clear()
+    def _look(self, slot: int) -> None:
         self._limit_in_force = self.limit
         if not self.limit:
             return
-        for name, window in self._windows.items():
-            self._estimates[name] = len(set().union(*window))
+        for name, values in self._last_seen.items():
+            self._estimates[name] = sum(seen > slot - self._slots for seen in values.values())
         self._over = {name for name, values in self._estimates.items() if values > self.limit}
 
-    def _applied(self, name: str, value: str) -> str:
+    def _applied(self, name: str, value: str, slot: int) -> str:
         if name in UNTRACKED:
             return value
-        window = self._windows.setdefault(name, [set() for _ in range(self._slots)])
-        window[self._slot].add(value)
+        self._last_seen.setdefault(name, {})[value] = slot
         if name not in self._over:
             return value
         self._limited[name] += 1

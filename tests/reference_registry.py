@@ -40,7 +40,7 @@ class Registry:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.limiter = Limiter(plan)
-        self._drain = Drain(plan["span_name_sanitization"])
+        self._drain = Drain(plan["span_name_sanitization"], plan["max_label_value_length"])
         self._labels = LabelLimiter(plan["max_cardinality_per_label"], plan["stale_duration_s"])
         self._groups: list[Group] = []
 

@@ -53,6 +53,7 @@ class ServiceGraphs:
         self._messaging = histogram("messaging_system_seconds")
         self._info = Gauge("traces_service_graph_connection_info", limiter)
         self.group = Group(self._total, self._failed, self._server, self._client, self._messaging, self._info)
+        self.exemplified = [(self._total, self._server, False), (self._failed, self._server, True)]
         self._open: list[Edge] = []
         self._markers: dict[tuple[EdgeKey, str], int] = {}
         self.edges = 0
@@ -170,8 +171,9 @@ class ServiceGraphs:
 
     @staticmethod
     def _keep_client_half(edge: Edge) -> None:
+        """Leave the latest client-side span for further receivers."""
         edge.is_answered = True
-        edge.sightings = [sighting for sighting in edge.sightings if sighting.side == "client"]
+        edge.sightings = [sighting for sighting in edge.sightings if sighting.side == "client"][-1:]
 
     def _expire(self, edge: Edge) -> None:
         """End an edge that misses a half (processors §2.4)."""

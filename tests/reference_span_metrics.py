@@ -38,6 +38,7 @@ class SpanMetrics:
         self._target_info = Gauge("traces_target_info", registry.limiter)
         self.group = Group(self._calls, self._latency, self._size)
         self.target_info_group = Group(self._target_info, is_info=True)
+        self.exemplified = [(self._calls, self._latency, False)]
         self.filtered = 0
         self.invalid_utf8 = 0
 

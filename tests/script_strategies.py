@@ -77,7 +77,7 @@ def scripts(draw: st.DrawFn, plans: st.SearchStrategy[dict[str, Any]], *, odd_id
     steps: list[Step] = []
     for arrive in draw(requests(odd_ids=odd_ids)):
         now_ns += draw(pauses)
-        steps.append(Push(now_ns, arrive(now_ns), skip_generation=draw(st.integers(0, 9)) == 0))
+        steps.append(Push(now_ns, arrive(now_ns), skip_generation=draw(st.sampled_from([False] * 9 + [True]))))
         match draw(st.integers(0, 3)):
             case 1:
                 steps.append(Flush(now_ns))

@@ -71,6 +71,8 @@ RESOURCE_ATTRIBUTES = [
         "k\udcff",
     ),
 ]
+TELLING = [("host.id", "h-1"), ("k8s.node.name", "k-2"), ("service.namespace", "n"), ("service.instance.id", "i")]
+SERVICES = ["cart", "checkout", "payment"]
 MULTIPLIER_KEY = "sample.ratio"
 RATIOS: list[Any] = [
     *(0.5, 0.25, 0.3, 1.0, 4.0, 1e-5, 1e300, 5e-324, 2.0**-56, 2.0**-57, 2.0**60),
@@ -122,8 +124,9 @@ attributes = st.lists(st.tuples(st.sampled_from(ATTRIBUTES), values) | ratios, m
 @st.composite
 def resources(draw: st.DrawFn) -> Any:
     """Draw the attributes of a resource, or None for a batch without one."""
-    service = draw(st.sampled_from(["cart", "checkout", "payment", "cart", "", None, MISSING, True, "\udcff"]))
-    more = draw(st.lists(st.tuples(st.sampled_from(RESOURCE_ATTRIBUTES), values) | ratios, max_size=4))
+    service = draw(st.sampled_from([*SERVICES, *SERVICES, "", None, MISSING, True, "\udcff"]))
+    of_any_kind = st.tuples(st.sampled_from(RESOURCE_ATTRIBUTES), values)
+    more = draw(st.lists(st.one_of(of_any_kind, ratios, st.sampled_from(TELLING)), max_size=4))
     if service is MISSING:
         return draw(st.sampled_from([None, more]))
     return draw(st.sampled_from([[("service.name", service), *more], [*more, ("service.name", service)]]))

@@ -1,7 +1,7 @@
-"""Drawn traces, counted by the engine and by the model: every series, value, exemplar and counter is equal.
+"""Drawn traces under drawn plans, counted by the engine and by the model: every series and counter is alike.
 
-Values are compared for equality, sums included. Where the order of arrival decides (a dimension that both
-halves carry, a second server child), both see the same order.
+Where the order of arrival decides (a dimension that both halves carry, a second server child), both see the same
+order. What depends on the order of merges, limits and sanitized names, is in ``test_engine_matches_reference_limits``.
 """
 
 import itertools
@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import otlp_raw
+from tests.edge_strategies import edge_scripts
 from tests.engine_driver import EngineDriver
-from tests.plan_strategies import MANY, plans
-from tests.reference import Collection, ReferenceModel
-from tests.remote_write import Sample, SeriesKey
-from tests.script_strategies import NOW_NS, Flush, Push, Script, Step, play, scripts
-from tests.trace_strategies import any_values, requests
-from tests.traces import SECOND_NS, batch, plan, request, service_graphs_plan, span, span_metrics_plan
+from tests.plan_strategies import MANY, histograms_plans, plans
+from tests.reference import ReferenceModel
+from tests.remote_write import Sample, SeriesKey, TimeSeries
+from tests.script_strategies import NOW_NS, Collect, Push, Script, Step, play, scripts
+from tests.trace_strategies import MULTIPLIER_KEY, RATIOS, any_values, requests
+from tests.traces import ERROR, MISSING, batch, plan, request, service_graphs_plan, span, span_metrics_plan
+from tests.unit.comparing import assert_counters_alike, assert_same, compare
 from tests.unusual_wire import unusual_encoding
 
 # A failing example is made small for up to five minutes before it is shown.
@@ -30,52 +32,6 @@ MANY_ITEMS = plans(max_items=st.just(MANY))
 FEW_ITEMS = plans(max_items=st.integers(0, 3))
 SHARDS = pytest.mark.parametrize("shards", [1, 2, 5])
 NOW_MS = NOW_NS // 1_000_000
-
-
-def assert_alike(model: ReferenceModel, engine: EngineDriver) -> None:
-    """Compare everything that is counted beside the series."""
-    assert engine.received_spans == model.received_spans
-    assert engine.rejected == model.rejected
-    assert engine.discarded == model.discarded
-    assert engine.edges == model.edges
-    assert engine.expired_edges == model.expired_edges
-    assert engine.dropped_spans == model.dropped_spans
-    assert engine.dropped_edges == model.dropped_edges
-    assert engine.dropped_span_side_cache_overflow == model.dropped_span_side_cache_overflow
-    assert engine.ignored_multipliers == model.ignored_multipliers
-    assert engine.skipped_processor_pushes == model.skipped_processor_pushes
-    assert engine.invalid_edges == model.invalid_edges
-
-
-def compare(script: Script, engine: EngineDriver, model: ReferenceModel) -> None:
-    """Play a script to both; every collection and every counter must be equal."""
-    for of_engine, of_model in zip(play(script, engine), play(script, model), strict=True):
-        assert_equal(of_engine, of_model, is_weighted(script.plan))
-    assert_alike(model, engine)
-
-
-def is_weighted(drawn: dict[str, Any]) -> bool:
-    """Whether counts may have fractions, whose additions depend on their order in the last digit."""
-    processors = [drawn[name] for name in ("span_metrics", "service_graphs") if drawn[name]]
-    return any(each["span_multiplier_key"] or each["enable_tracestate_span_multiplier"] for each in processors)
-
-
-def assert_equal(of_engine: Collection, of_model: Collection, weighted: bool) -> None:
-    """Compare two collections: exactly, but for the last digit of weighted counts."""
-    assert of_engine.exemplars == of_model.exemplars
-    if not weighted:
-        assert of_engine.series == of_model.series
-        assert of_engine.histograms == of_model.histograms
-        return
-    assert of_engine.series == pytest.approx(of_model.series, rel=1e-12, abs=0)
-    assert of_engine.histograms.keys() == of_model.histograms.keys()
-    for key, histogram in of_model.histograms.items():
-        other = of_engine.histograms[key]
-        assert (other.schema, other.sum) == (histogram.schema, histogram.sum)
-        assert other.buckets == pytest.approx(histogram.buckets, rel=1e-12, abs=0)
-        assert (other.zero_count, other.count) == pytest.approx(
-            (histogram.zero_count, histogram.count), rel=1e-12, abs=0
-        )
 
 
 @SHARDS
@@ -94,6 +50,16 @@ def test_spans_with_bad_ids_are_rejected_and_the_others_counted(script: Script, 
 @given(script=scripts(FEW_ITEMS))
 def test_full_edge_buffer_drops_the_spans_that_the_model_drops(script: Script) -> None:
     # One shard: the limit is per shard, so with more of them fewer spans find it reached.
+    compare(script, EngineDriver(script.plan), ReferenceModel(script.plan))
+
+
+@given(script=edge_scripts(st.just(MANY)), shards=st.sampled_from([1, 3]))
+def test_edges_live_as_the_models_do(script: Script, shards: int) -> None:
+    compare(script, EngineDriver(script.plan, shards=shards), ReferenceModel(script.plan))
+
+
+@given(script=edge_scripts(st.integers(0, 3)))
+def test_edges_live_as_the_models_do_in_little_room(script: Script) -> None:
     compare(script, EngineDriver(script.plan), ReferenceModel(script.plan))
 
 
@@ -137,6 +103,35 @@ def test_durations_beside_a_bound_fall_into_the_models_bucket(
     compare_requests(plan(span_metrics_plan(histogram_buckets=bounds)), [request(batch({}, *spans))])
 
 
+@given(
+    observed=st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 1_953_125, 2**40]) | st.integers(0, 2**36),
+            st.sampled_from([b"", b"\x01" * 16, b"\x02" * 16]),
+            st.sampled_from([None, ERROR]),
+            st.sampled_from([{}, {}, *({MULTIPLIER_KEY: ratio} for ratio in RATIOS if ratio is not MISSING)]),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    form=histograms_plans(),
+    key=st.sampled_from(["", MULTIPLIER_KEY]),
+)
+def test_observations_of_one_entity_make_the_models_histogram(
+    observed: list[tuple[int, bytes, int | None, dict[str, Any]]], form: dict[str, Any], key: str
+) -> None:
+    intrinsic = dict.fromkeys(["service", "span_name", "span_kind", "status_code"], False)
+    spans = [
+        span(trace_id=trace_id, start_ns=NOW_NS - duration, end_ns=NOW_NS, status=status, attributes=ratio)
+        for duration, trace_id, status, ratio in observed
+    ]
+    settings_of_spans = span_metrics_plan(intrinsic_dimensions=intrinsic, span_multiplier_key=key)
+    half = len(spans) // 2
+    compare_requests(
+        plan(settings_of_spans, histograms=form), [request(batch({}, *part)) for part in (spans[:half], spans[half:])]
+    )
+
+
 def compare_requests(one: dict[str, Any], drawn: list[Any]) -> None:
     """Compare the engine and the model after these requests."""
     engine, model = EngineDriver(one, shards=2), ReferenceModel(one)
@@ -144,8 +139,8 @@ def compare_requests(one: dict[str, Any], drawn: list[Any]) -> None:
         for each in drawn:
             tenant.push(each, NOW_NS)
         tenant.flush(NOW_NS, close_edges=True)
-    assert engine.collect() == model.collect()
-    assert_alike(model, engine)
+    assert_same(engine.collect(), model.collect(), one)
+    assert_counters_alike(engine, model)
 
 
 def waiting_plans() -> st.SearchStrategy[dict[str, Any]]:
@@ -186,8 +181,10 @@ def test_moments_of_flushes_and_lost_definitions_do_not_show(
         merge(source, *late)
     for tenant in (whole, piecewise):
         tenant.flush(NOW_NS, close_edges=True)
-    assert piecewise.collect() == whole.collect()
-    assert (piecewise.edges, piecewise.expired_edges) == (whole.edges, whole.expired_edges)
+    assert_same(piecewise.collect(), whole.collect(), one)
+    assert piecewise.edges == whole.edges
+    assert piecewise.expired_edges == whole.expired_edges
+    assert piecewise.dropped_edges == whole.dropped_edges
 
 
 GAUGES = ("traces_target_info", "traces_service_graph_connection_info")
@@ -203,14 +200,21 @@ def test_series_begin_at_zero_and_go_on_in_time(one: dict[str, Any], drawn: list
         engine.flush(now_ms * 1_000_000)
         known = set().union(*engine.sent)
         for key, series in engine.collect_at(now_ms).items():
-            points = series.samples or [(native.timestamp_ms, native.count) for native in series.histograms]
-            is_gauge = dict(key)["__name__"] in {*GAUGES, (one["host_info"] or {}).get("metric_name")}
-            begin = [] if key in known or is_gauge else [(before_ms + 1, 0.0)]
-            assert points[:-1] == begin
-            assert points[-1][0] == now_ms
+            samples = points(series)
+            begins = key not in known and dict(key)["__name__"] not in GAUGES
+            assert samples[:-1] == ([(before_ms + 1, 0.0)] if begins else [])
+            assert samples[-1][0] == now_ms
     assert all(set(earlier) <= set(later) for earlier, later in itertools.pairwise(engine.sent))
-    for samples in histories(engine).values():
-        assert_never_back(samples)
+    for history in histories(engine).values():
+        assert_never_back(history)
+
+
+GAUGES = {"traces_target_info", "traces_service_graph_connection_info", "hosts", "h:1"}
+
+
+def points(series: TimeSeries) -> list[Sample]:
+    """Return the samples of a series, of native histograms their counts."""
+    return series.samples or [(sample.timestamp_ms, sample.count) for sample in series.histograms]
 
 
 def histories(engine: EngineDriver) -> dict[SeriesKey, list[Sample]]:
@@ -218,8 +222,7 @@ def histories(engine: EngineDriver) -> dict[SeriesKey, list[Sample]]:
     sent: dict[SeriesKey, list[Sample]] = {}
     for collected in engine.sent:
         for key, series in collected.items():
-            points = series.samples or [(native.timestamp_ms, native.count) for native in series.histograms]
-            sent.setdefault(key, []).extend(points)
+            sent.setdefault(key, []).extend(points(series))
     return sent
 
 
@@ -236,33 +239,24 @@ def test_exemplars_are_sent_once_and_collecting_again_changes_no_value(script: S
     *_, last = play(script, engine)
     again = engine.collect()
     assert again.series == last.series
+    assert again.histograms == last.histograms
     assert again.exemplars == {}
 
 
-@given(
-    entities=st.lists(st.integers(0, 5), min_size=1, max_size=20),
-    limit=st.integers(1, 40),
-    buckets=st.integers(0, 3),
-)
-def test_one_by_one_new_entities_overflow_as_the_models_do(entities: list[int], limit: int, buckets: int) -> None:
-    spans = span_metrics_plan(histogram_buckets=[1.0, 2.0, 3.0][:buckets], dimensions=["e"])
-    one = plan(spans, max_active_series=limit)
-    steps = [step for entity in entities for step in (Push(NOW_NS, entity_request(entity)), Flush(NOW_NS))]
-    engine, model = EngineDriver(one), ReferenceModel(one)
-    for _ in itertools.chain(play(Script(one, steps), engine), play(Script(one, steps), model)):
-        pass
-    assert engine.collect() == model.collect()
-
-
-def entity_request(entity: int) -> Any:
-    """Return a request with one span of an entity of its own."""
-    one = span(
-        start_ns=NOW_NS - entity * SECOND_NS,
-        end_ns=NOW_NS,
-        trace_id=bytes([entity + 1]) * 16,
-        attributes={"e": entity},
-    )
-    return request(batch({}, one))
+@given(script=scripts(MANY_ITEMS))
+def test_counters_carry_the_models_exemplars_if_wanted(script: Script) -> None:
+    engine, model = EngineDriver(script.plan), ReferenceModel(script.plan)
+    uncollected = Script(script.plan, [step for step in script.steps if not isinstance(step, Collect)])
+    for tenant in (engine, model):
+        assert list(play(uncollected, tenant)) == []
+    sent = engine.collect_at(NOW_MS + 10_000_000, counter_exemplars=True)
+    label = script.plan["trace_id_label_name"]
+    exemplars = {
+        key: [(each.labels[label], each.value) for each in series.exemplars]
+        for key, series in sent.items()
+        if series.exemplars
+    }
+    assert exemplars == model.collect(counter_exemplars=True).exemplars
 
 
 TOTALS = [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import otlp_raw
+from tests.reference import ReferenceModel
 from tests.reference_labels import cut, double_text, sanitize, sanitize_protected, trace_id_text, value_text
 from tests.traces import (
     CLIENT,
@@ -348,6 +349,16 @@ def test_the_exemplar_of_a_bucket_is(implementation: Any, spans: list[Any], exem
     for order in (spans, spans[::-1]):
         exemplars = count(implementation, settings, base_request(*order)).exemplars
         assert list(exemplars.values()) == [[exemplar]]
+
+
+def test_counter_carries_the_best_exemplar_if_wanted() -> None:
+    model = ReferenceModel(plan(span_metrics_plan(histogram_buckets=[1.0], intrinsic_dimensions=NO_INTRINSICS)))
+    for _ in range(2):
+        model.push(base_request(lasting(3), lasting(1, b"\x0b", status=ERROR), lasting(2, b"\x0c")), NOW_NS)
+        model.flush(NOW_NS)
+        assert "traces_spanmetrics_calls_total" not in {dict(key)["__name__"] for key in model.exemplars()}
+        exemplars = model.collect(counter_exemplars=True).exemplars
+        assert exemplars[key({"__name__": "traces_spanmetrics_calls_total"})] == [("b", 1.0)]
 
 
 def test_sum_is_exact_whatever_the_order(implementation: Any) -> None:

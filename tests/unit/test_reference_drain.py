@@ -94,6 +94,21 @@ def test_dry_run_counts_and_changes_nothing(implementation: Any) -> None:  # 126
     assert (stats["spans_sanitized"], stats["drain_patterns_detected"]) == (2, 1)
 
 
+def test_name_that_a_wildcard_hides_keeps_one_pattern(implementation: Any) -> None:
+    shown, tenant = named(implementation, [" GET", "%41a", " GET", "%42b", " GET"])
+    assert shown == [" GET", "%41a", " GET", "%42b", " GET"]
+    assert tenant.registry.stats()["drain_patterns_detected"] == 3
+
+
+def test_pattern_is_cut_like_any_value(implementation: Any) -> None:
+    settings = span_metrics_plan(intrinsic_dimensions=NO_INTRINSICS, latency=False, size=False)
+    tenant = implementation(plan(settings, span_name_sanitization="enabled", max_label_value_length=8))
+    for name in ("run/a/1", "run/a/2"):
+        tenant.push(request(batch({}, span(name, end_ns=NOW_NS))), NOW_NS)
+        tenant.flush(NOW_NS)
+    assert {dict(key)["span_name"] for key in tenant.collect().series} == {"run/a/1", "run/a/<_"}
+
+
 def test_nothing_is_learned_when_off(implementation: Any) -> None:
     shown, tenant = named(implementation, ["a 1", "a 2"], "")
     assert shown == ["a 1", "a 2"]

@@ -73,9 +73,9 @@ def test_database_that_waits_finds_the_buffer_full(implementation: Any) -> None:
 
 def test_database_without_name_expires_towards_its_peer(implementation: Any) -> None:
     attributes = {"db.namespace": "n", "server.address": "", "db.name": "peer"}
-    tenant = graph(implementation, PAIRED, request(half("svc-a", CLIENT, "9", "", attributes)))
+    tenant = graph(implementation, PAIRED, request(half("svc-a", CLIENT, "9", "", attributes, duration_ns=7)))
     virtual = {"client": "svc-a", "server": "peer", "connection_type": "virtual_node"}
-    assert values(tenant, "total") == {key(virtual): 1}
+    assert values(tenant, "total", *SUMS) == [{key(virtual): 1}, {key(virtual): 7e-9}, {key(virtual): 7e-9}]
 
 
 EVERY = {"count_every_receiver": True}
@@ -111,6 +111,24 @@ def test_receivers_do_not_inherit_from_each_other(implementation: Any) -> None:
     total, failed = values(tenant, "total", "failed_total")
     assert total == {key(TO_B, tier="x"): 1, key(TO_C): 1}
     assert failed == {key(TO_B, tier="x"): 1}
+
+
+def test_receivers_before_their_producer_wait_one_by_one(implementation: Any) -> None:
+    receivers = [
+        half("svc-b", CONSUMER, "b", "9"),
+        half("svc-c", CONSUMER, "c", "9"),
+        half("svc-d", CONSUMER, "d", "8"),
+    ]
+    tenant = graph(implementation, EVERY, request(*receivers, PRODUCED))
+    assert values(tenant, "total") == {key(TO_B): 1, key(TO_C): 1}
+    assert (tenant.edges, tenant.expired_edges) == (3, {"SPAN_KIND_CONSUMER": 1})
+
+
+def test_latest_of_two_producers_stays_for_further_receivers(implementation: Any) -> None:
+    producers = [half("svc-a", PRODUCER, "9", duration_ns=1, status=ERROR), PRODUCED]
+    receivers = [half("svc-b", CONSUMER, "b", "9"), half("svc-c", CONSUMER, "c", "9")]
+    tenant = graph(implementation, EVERY, request(*producers, *receivers))
+    assert values(tenant, "total", "failed_total") == [{key(TO_B): 1, key(TO_C): 1}, {key(TO_B): 1}]
 
 
 @pytest.mark.parametrize(("late_ns", "expired"), [(-1, {}), (0, {"SPAN_KIND_CONSUMER": 1})])
