@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from cluster.gateway.listen import bind
+from cluster.gateway.tls_server import TlsServer
+from cluster.tls import Certificates
 
 _MAX_HEAD_BYTES: Final = 32 * 1024
 _HEAD_TOO_LARGE: Final = (
@@ -57,18 +59,19 @@ class ConnectionBounds:
 
 
 class HttpListener:
-    """Serves one ASGI app over HTTP/1.1. Touches no signal handlers and logs no requests."""
+    """Serves one ASGI app over HTTP/1.1, in TLS if there is a certificate. Touches no signal handlers, logs nothing."""
 
-    def __init__(self, app: App, listen: str, bounds: ConnectionBounds) -> None:
+    def __init__(self, app: App, listen: str, bounds: ConnectionBounds, tls: Certificates | None = None) -> None:
         self.bounds = bounds
+        self._tls = tls
         self._app = app
         self._listen = listen
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
 
     @property
     def connections(self) -> int:
-        """Connections open now."""
+        """Connections open now; with TLS, those whose handshake is done."""
         return len(self._state.connections)
 
     async def start(self) -> int:
@@ -95,10 +98,14 @@ class HttpListener:
             timeout_keep_alive=math.ceil(self.bounds.idle_timeout_s),
         )
         config.load()
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _BoundedConnection(self.bounds, config=config, server_state=self._state, app_state={}),
-            sock=socket,
-        )
+
+        def connection() -> asyncio.Protocol:
+            return _BoundedConnection(self.bounds, config=config, server_state=self._state, app_state={})
+
+        if self._tls is None:
+            self._server = await asyncio.get_running_loop().create_server(connection, sock=socket)
+        else:
+            self._server = TlsServer(socket, connection, self._tls, self._is_full)
         port: int = socket.getsockname()[1]
         return port
 
@@ -123,6 +130,11 @@ class HttpListener:
         for task in list(self._state.tasks):
             task.cancel()
         await self._is_quiet_within(_LAST_GRACE_S)
+
+    def _is_full(self, handshakes: int) -> bool:
+        is_full = self.connections + handshakes >= self.bounds.max_connections
+        self.bounds.refused_connections += is_full
+        return is_full
 
     async def _is_quiet_within(self, timeout_s: float) -> bool:
         try:

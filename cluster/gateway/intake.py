@@ -5,7 +5,7 @@ say to each other. Neither protobuf's contents nor Ray are seen on this seam.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,8 +27,9 @@ there or it is not; its value says nothing (processors §5.2)."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
-Identify = Callable[[Sequence[str]], TenantId | Refused]
-"""Read the tenant from all values of the header, in order; none if it was not sent. Must not block."""
+Identify = Callable[[Sequence[str], Sequence[str]], Awaitable[TenantId | Refused]]
+"""Find out who is sending, from all values of the headers ``Authorization`` and ``X-Scope-OrgID``, in order; none if
+one was not sent. Must not block, and answers in bounded time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,13 @@ class Reception:
         self._identify = identify
         self.answers: Counter[str] = Counter()
 
-    def tenant(self, header_values: Sequence[str]) -> TenantId | Refused:
-        """Find out who is sending."""
-        return self._identify(header_values)
+    async def tenant(self, authorization: Sequence[str], tenants: Sequence[str]) -> TenantId | Refused:
+        """Find out who is sending. A bug behind the seam is logged and becomes a refusal."""
+        try:
+            return await self._identify(authorization, tenants)
+        except Exception:
+            log.exception("the sender of a request could not be identified by a bug")
+            return _failed_by_a_bug()
 
     async def submit(
         self, tenant: TenantId | Refused, body: bytes, *, skip_generation: bool = False
@@ -122,8 +127,12 @@ class Reception:
             return await self._intake.submit(tenant, body, skip_generation=skip_generation)
         except Exception:
             log.exception("a request failed by a bug", tenant=str(tenant), body_bytes=len(body))
-            return Refused(RefusalReason.INTERNAL, "internal error; the operator's log has the details")
+            return _failed_by_a_bug()
 
     def count(self, outcome: Accepted | Refused) -> None:
         """Count the final answer to one request."""
         self.answers[outcome.reason if isinstance(outcome, Refused) else "ok"] += 1
+
+
+def _failed_by_a_bug() -> Refused:
+    return Refused(RefusalReason.INTERNAL, "internal error; the operator's log has the details")

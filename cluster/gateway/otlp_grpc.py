@@ -10,9 +10,19 @@ import grpc
 import grpc.aio
 
 from cluster.gateway.body_budget import BodyBudget
-from cluster.gateway.intake import SKIP_GENERATION_HEADER, TENANT_HEADER, Identify, Intake, ReceiverLimits, Reception
+from cluster.gateway.intake import (
+    SKIP_GENERATION_HEADER,
+    TENANT_HEADER,
+    Accepted,
+    Identify,
+    Intake,
+    ReceiverLimits,
+    Reception,
+)
 from cluster.gateway.listen import CannotListenError, split_address
 from cluster.gateway.refusal import Refused
+from cluster.tls import HANDSHAKE_TIMEOUT_S, Certificates
+from tenants.identity.credentials import AUTHORIZATION_HEADER
 
 _SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -26,19 +36,28 @@ class OtlpGrpcReceiver:
 
     Args:
         intake: takes the requests.
-        identify: reads the tenant from the metadata ``x-scope-orgid``.
+        identify: finds out who is sending, from the metadata ``authorization`` and ``x-scope-orgid``.
         listen: ``host:port``; port 0 takes a free one.
         limits: bounds for all clients together.
         budget: memory for bodies, shared with the other receivers.
+        tls: the port's certificate; None: in the clear.
     """
 
     def __init__(
-        self, intake: Intake, identify: Identify, listen: str, limits: ReceiverLimits, budget: BodyBudget
+        self,
+        intake: Intake,
+        identify: Identify,
+        listen: str,
+        limits: ReceiverLimits,
+        budget: BodyBudget,
+        *,
+        tls: Certificates | None = None,
     ) -> None:
         self.reception = Reception(intake, identify)
         self._listen = listen
         self._limits = limits
         self._budget = budget
+        self._tls = tls
         self._server: Any = None
 
     async def start(self) -> int:
@@ -56,7 +75,11 @@ class OtlpGrpcReceiver:
         handler = grpc.unary_unary_rpc_method_handler(self._export)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
         try:
-            port: int = server.add_insecure_port(self._listen)
+            port: int = (
+                server.add_secure_port(self._listen, self._tls.grpc_credentials())
+                if self._tls
+                else server.add_insecure_port(self._listen)
+            )
         except RuntimeError as error:
             raise CannotListenError(self._listen, "the port is taken, or the address is not ours") from error
         await server.start()
@@ -70,10 +93,15 @@ class OtlpGrpcReceiver:
 
     async def _export(self, body: bytes, context: Any) -> bytes:
         metadata = context.invocation_metadata()
-        tenant = self.reception.tenant([value for key, value in metadata if key == TENANT_HEADER])
+        authorization = [value for key, value in metadata if key == AUTHORIZATION_HEADER]
+        tenants = [value for key, value in metadata if key == TENANT_HEADER]
         skip = any(key == SKIP_GENERATION_HEADER for key, _ in metadata)
         with self._budget.share() as share:
-            outcome = share.take(len(body)) or await self.reception.submit(tenant, body, skip_generation=skip)
+            # The body is here already: it counts while its sender is being identified.
+            outcome: Accepted | Refused | None = share.take(len(body))
+            if outcome is None:
+                tenant = await self.reception.tenant(authorization, tenants)
+                outcome = await self.reception.submit(tenant, body, skip_generation=skip)
         self.reception.count(outcome)
         if isinstance(outcome, Refused):
             await _abort(context, outcome)
@@ -95,7 +123,7 @@ def _options(limits: ReceiverLimits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.max_request_bytes),
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_TIMEOUT_S * 1000)),
         ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
         # Clients connect anew now and then, so that they spread over gateways that were added. The grace also
         # bounds a call whose message never arrives in full.

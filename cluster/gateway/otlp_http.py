@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from cluster.gateway.intake import (
 )
 from cluster.gateway.otlp_json import json_to_protobuf
 from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.tls import Certificates
+from tenants.identity.credentials import AUTHORIZATION_HEADER
 
 TRACES_PATH: Final = "/v1/traces"
 
@@ -53,14 +55,22 @@ class OtlpHttpReceiver:
 
     Args:
         intake: takes the requests.
-        identify: reads the tenant from the header ``X-Scope-OrgID``.
+        identify: finds out who is sending, from the headers ``Authorization`` and ``X-Scope-OrgID``.
         listen: ``host:port``; port 0 takes a free one.
         limits: bounds for all clients together.
         budget: memory for bodies, shared with the other receivers.
+        tls: the port's certificate; None: in the clear.
     """
 
     def __init__(
-        self, intake: Intake, identify: Identify, listen: str, limits: ReceiverLimits, budget: BodyBudget
+        self,
+        intake: Intake,
+        identify: Identify,
+        listen: str,
+        limits: ReceiverLimits,
+        budget: BodyBudget,
+        *,
+        tls: Certificates | None = None,
     ) -> None:
         self.reception = Reception(intake, identify)
         self._app = OtlpHttpApp(self.reception, limits, budget)
@@ -68,6 +78,7 @@ class OtlpHttpReceiver:
             self._app,
             listen,
             ConnectionBounds(limits.max_connections, limits.request_timeout_s, limits.idle_timeout_s),
+            tls,
         )
 
     async def start(self) -> int:
@@ -117,8 +128,10 @@ class OtlpHttpApp:
     async def _answer(self, request: "_Request", receive: Receive, share: BodyShare) -> Accepted | Refused | None:
         if refused := request.fault():
             return refused
-        tenant = self._reception.tenant(request.tenants)
+        tenant = await self._reception.tenant(request.authorization, request.tenants)
         if isinstance(tenant, Refused):
+            if tenant.reason is not RefusalReason.NO_ORG_ID:
+                return tenant
             # Only an empty body could still be accepted, so that nothing has to be read to refuse another.
             is_empty = await _read(request, receive, 0, share) == b""
             return await self._reception.submit(tenant, b"") if is_empty else tenant
@@ -162,6 +175,7 @@ class _Request:
     content_type: str
     encoding: str
     content_length: int
+    authorization: list[str] = field(repr=False)
     tenants: list[str]
     skips_generation: bool
 
@@ -178,6 +192,7 @@ class _Request:
             encoding="" if encoding == "identity" else encoding,
             # The parser has checked it; a chunked body has none.
             content_length=int(values.get("content-length", ["0"])[0]),
+            authorization=values.get(AUTHORIZATION_HEADER, []),
             tenants=values.get(TENANT_HEADER, []),
             skips_generation=SKIP_GENERATION_HEADER in values,
         )
@@ -247,6 +262,8 @@ async def _send(send: Send, outcome: Accepted | Refused, media_type: MediaType) 
             headers.append((b"retry-after", retry_after.encode()))
         if outcome.reason is RefusalReason.METHOD_NOT_ALLOWED:
             headers.append((b"allow", b"POST"))
+        if outcome.reason is RefusalReason.UNAUTHENTICATED:
+            headers.append((b"www-authenticate", b"Bearer"))
     if media_type is MediaType.JSON:
         body = json.dumps(MessageToDict(message), ensure_ascii=False).encode()
     else:

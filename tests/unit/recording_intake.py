@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from cluster.gateway.intake import Accepted
+from cluster.gateway.intake import Accepted, Identify
 from cluster.gateway.refusal import Refused, identity_refused
+from tenants.identity import Authenticator, Identification
 from tenants.identity.tenant_id import IdentityRefused, TenantId, parse_tenant
 
 
@@ -41,6 +42,17 @@ class RecordingIntake:
         return self.outcome
 
 
-def identify(values: Sequence[str]) -> TenantId | Refused:
-    tenant = parse_tenant(values)
+async def identify(_authorization: Sequence[str], tenants: Sequence[str]) -> TenantId | Refused:
+    tenant = parse_tenant(tenants)
     return identity_refused(tenant) if isinstance(tenant, IdentityRefused) else tenant
+
+
+def by_token(authenticator: Authenticator) -> Identify:
+    """Identify senders as a gateway does while requests need tokens."""
+    identification = Identification("token", None, authenticator)
+
+    async def identify(authorization: Sequence[str], tenants: Sequence[str]) -> TenantId | Refused:
+        sender = await identification.sender(authorization, tenants)
+        return sender if isinstance(sender, TenantId) else identity_refused(sender)
+
+    return identify

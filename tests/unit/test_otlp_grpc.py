@@ -23,15 +23,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cluster.gateway.body_budget import BodyBudget
-from cluster.gateway.intake import Accepted, ReceiverLimits
+from cluster.gateway.intake import Accepted, Identify, ReceiverLimits
 from cluster.gateway.listen import CannotListenError
 from cluster.gateway.otlp_grpc import OtlpGrpcReceiver
 from cluster.gateway.refusal import ANSWERS, RefusalReason, Refused
+from tenants.identity import Authenticator, Scope, TenantId, new_token
 from tests.unit.conditions import is_open, until, until_closed
 from tests.unit.export_requests import export_request
 from tests.unit.peak_memory import peak_memory
 from tests.unit.raw_grpc import EXPORT, PREFACE, SETTINGS, frame, headers_frame, raw_call
-from tests.unit.recording_intake import RecordingIntake, identify
+from tests.unit.recording_intake import RecordingIntake, by_token, identify
+from tests.unit.standing_clock import StandingClock
+from tests.unit.tokens import CountingCheck, known, table
 
 MIB = 1024 * 1024
 LIMITS = ReceiverLimits(max_request_bytes=4 * MIB)
@@ -43,7 +46,7 @@ Metadata = Sequence[tuple[str, str]]
 class Listening:
     """A started receiver, its intake, and a channel to it."""
 
-    def __init__(self, limits: ReceiverLimits, budget_bytes: int) -> None:
+    def __init__(self, limits: ReceiverLimits, budget_bytes: int, identify: Identify) -> None:
         self.intake = RecordingIntake()
         self.budget = BodyBudget(budget_bytes)
         self.receiver = OtlpGrpcReceiver(self.intake, identify, "127.0.0.1:0", limits, self.budget)
@@ -66,8 +69,10 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(limits: ReceiverLimits = LIMITS, budget_bytes: int = 64 * MIB) -> AsyncIterator[Listening]:
-    service = Listening(limits, budget_bytes)
+async def listening(
+    limits: ReceiverLimits = LIMITS, budget_bytes: int = 64 * MIB, identify: Identify = identify
+) -> AsyncIterator[Listening]:
+    service = Listening(limits, budget_bytes, identify)
     service.port = await service.receiver.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as service.channel:
@@ -159,6 +164,74 @@ async def test_request_without_a_usable_tenant_is_refused_for_good(
     assert retry_info(error) is None
     assert service.intake.requests == []
     assert service.receiver.reception.answers == {reason: 1}
+
+
+SENDER, ADMIN, UNKNOWN = (new_token() for _ in range(3))
+
+
+@pytest.fixture
+async def authenticator() -> AsyncIterator[Authenticator]:
+    made = Authenticator(StandingClock().now_ms, CountingCheck())
+    yield made
+    made.close()
+
+
+def bearer(text: str) -> tuple[str, str]:
+    return ("authorization", f"Bearer {text}")
+
+
+async def test_token_in_the_metadata_says_who_is_sending(authenticator: Authenticator) -> None:
+    async with listening(identify=by_token(authenticator)) as service:
+        error = await service.refusal(metadata=(bearer(SENDER.text),))
+        assert (error.code(), retry_info(error) is None) == (grpc.StatusCode.UNAVAILABLE, False)
+
+        authenticator.put_tokens(1, table(known(SENDER)))
+        for _ in range(2):
+            assert await service.export(metadata=(bearer(SENDER.text),)) == b""
+            assert await service.export(metadata=(bearer(SENDER.text), *ACME)) == b""
+        assert service.intake.requests == [("acme", BODY)] * 4
+        assert service.budget.used_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code", "reason"),
+    [
+        ((), grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"),
+        (ACME, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"),
+        ((bearer(UNKNOWN.text), *ACME), grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"),
+        ((bearer(SENDER.text), bearer(SENDER.text)), grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"),
+        ((bearer(SENDER.text), ("x-scope-orgid", "globex")), grpc.StatusCode.PERMISSION_DENIED, "forbidden"),
+        ((bearer(ADMIN.text), *ACME), grpc.StatusCode.PERMISSION_DENIED, "forbidden"),
+        ((bearer(SENDER.text), ("x-scope-orgid", "a/b")), grpc.StatusCode.INVALID_ARGUMENT, "invalid_org_id"),
+    ],
+)
+@pytest.mark.parametrize("body", [BODY, b""])
+async def test_sender_without_a_token_of_their_own_is_refused_for_good(
+    authenticator: Authenticator, metadata: Metadata, code: grpc.StatusCode, reason: str, body: bytes
+) -> None:
+    authenticator.put_tokens(1, table(known(SENDER), known(ADMIN, "acme", Scope.TENANT_ADMIN)))
+    async with listening(identify=by_token(authenticator)) as service:
+        error = await service.refusal(body, metadata)
+
+        assert error.code() is code
+        assert error.details().endswith(f"({reason})")
+        assert "mrt_" not in error.details()
+        assert retry_info(error) is None
+        assert service.intake.requests == []
+        assert service.receiver.reception.answers == {reason: 1}
+
+
+async def test_bug_while_the_sender_is_identified_fails_one_call() -> None:
+    async def broken(_authorization: Sequence[str], _tenants: Sequence[str]) -> TenantId | Refused:
+        raise KeyError("secret")
+
+    async with listening(identify=broken) as service:
+        with structlog.testing.capture_logs() as logs:
+            error = await service.refusal()
+
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in error.details()
+        assert [line["log_level"] for line in logs] == ["error"]
 
 
 async def test_empty_request_is_accepted_with_and_without_tenant_but_not_with_a_bad_one(

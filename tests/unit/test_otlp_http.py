@@ -1,11 +1,12 @@
 import asyncio
+import base64
 import gzip
 import io
 import json
 import logging
 import signal
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -25,14 +26,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cluster.gateway.body_budget import BodyBudget
-from cluster.gateway.intake import Accepted, ReceiverLimits
+from cluster.gateway.intake import Accepted, Identify, ReceiverLimits
 from cluster.gateway.listen import CannotListenError
 from cluster.gateway.otlp_http import OtlpHttpReceiver
 from cluster.gateway.refusal import ANSWERS, RefusalReason, Refused
+from tenants.identity import Authenticator, Scope, TenantId, new_token
 from tests.unit.conditions import is_open, until, until_closed
 from tests.unit.export_requests import export_request, otlp_json
 from tests.unit.peak_memory import peak_memory
-from tests.unit.recording_intake import RecordingIntake, identify
+from tests.unit.recording_intake import RecordingIntake, by_token, identify
+from tests.unit.standing_clock import StandingClock
+from tests.unit.tokens import CountingCheck, known, table
 
 MIB = 1024 * 1024
 LIMITS = ReceiverLimits(max_request_bytes=4 * MIB, max_json_bytes=MIB)
@@ -48,7 +52,7 @@ HEAD = (
 class Listening:
     """A started receiver, its intake, and a client of it."""
 
-    def __init__(self, limits: ReceiverLimits, budget_bytes: int) -> None:
+    def __init__(self, limits: ReceiverLimits, budget_bytes: int, identify: Identify) -> None:
         self.intake = RecordingIntake()
         self.budget = BodyBudget(budget_bytes)
         self.receiver = OtlpHttpReceiver(self.intake, identify, "127.0.0.1:0", limits, self.budget)
@@ -81,8 +85,10 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(limits: ReceiverLimits = LIMITS, budget_bytes: int = 64 * MIB) -> AsyncIterator[Listening]:
-    service = Listening(limits, budget_bytes)
+async def listening(
+    limits: ReceiverLimits = LIMITS, budget_bytes: int = 64 * MIB, identify: Identify = identify
+) -> AsyncIterator[Listening]:
+    service = Listening(limits, budget_bytes, identify)
     service.port = await service.receiver.start()
     try:
         async with httpx.AsyncClient(
@@ -221,6 +227,98 @@ async def test_request_without_a_usable_tenant_is_refused_for_good(
     assert "retry-after" not in response.headers
     assert service.intake.requests == []
     assert service.receiver.reception.answers == {reason: 1}
+
+
+SENDER, ADMIN, UNKNOWN = (new_token() for _ in range(3))
+
+
+@pytest.fixture
+async def authenticator() -> AsyncIterator[Authenticator]:
+    made = Authenticator(StandingClock().now_ms, CountingCheck())
+    yield made
+    made.close()
+
+
+def basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "tenant"),
+    [(f"Bearer {SENDER.text}", None), (f"Bearer {SENDER.text}", "acme"), (basic("acme", SENDER.text), None)],
+    ids=["token", "token and tenant", "basic"],
+)
+async def test_token_says_who_is_sending(authenticator: Authenticator, authorization: str, tenant: str | None) -> None:
+    async with listening(identify=by_token(authenticator)) as service:
+        refused = await service.post(tenant=tenant, authorization=authorization)
+        assert_refused(refused, RefusalReason.UNAVAILABLE)
+        assert refused.headers["retry-after"] == "1"
+
+        authenticator.put_tokens(1, table(known(SENDER)))
+        for _ in range(2):
+            assert (await service.post(tenant=tenant, authorization=authorization)).status_code == 200
+        assert service.intake.requests == [("acme", BODY)] * 2
+
+
+@pytest.mark.parametrize("content_type", [PROTOBUF, JSON])
+@pytest.mark.parametrize(
+    ("authorization", "tenant", "reason"),
+    [
+        (None, None, RefusalReason.UNAUTHENTICATED),
+        (None, "acme", RefusalReason.UNAUTHENTICATED),
+        (f"Bearer {UNKNOWN.text}", "acme", RefusalReason.UNAUTHENTICATED),
+        (f"Digest {SENDER.text}", "acme", RefusalReason.UNAUTHENTICATED),
+        (f"Bearer {SENDER.text}", "globex", RefusalReason.FORBIDDEN),
+        (basic("globex", SENDER.text), None, RefusalReason.FORBIDDEN),
+        (f"Bearer {ADMIN.text}", "acme", RefusalReason.FORBIDDEN),
+        (f"Bearer {SENDER.text}", "a b", RefusalReason.INVALID_ORG_ID),
+    ],
+    ids=["nothing", "tenant", "unknown", "scheme", "other tenant", "other user", "other scope", "bad tenant"],
+)
+@pytest.mark.parametrize("content", [BODY, b""], ids=["spans", "empty"])
+async def test_sender_without_a_token_of_their_own_is_refused_for_good(
+    authenticator: Authenticator,
+    authorization: str | None,
+    tenant: str | None,
+    reason: RefusalReason,
+    content_type: str,
+    content: bytes,
+) -> None:
+    authenticator.put_tokens(1, table(known(SENDER), known(ADMIN, "acme", Scope.TENANT_ADMIN)))
+    async with listening(identify=by_token(authenticator)) as service:
+        headers = {"authorization": authorization} if authorization else {}
+        response = await service.post(content, content_type, tenant=tenant, **headers)
+
+        assert_refused(response, reason, content_type)
+        assert response.headers.get("www-authenticate") == (
+            "Bearer" if reason is RefusalReason.UNAUTHENTICATED else None
+        )
+        assert "retry-after" not in response.headers
+        assert b"mrt_" not in response.content
+        assert service.intake.requests == []
+        assert service.receiver.reception.answers == {reason: 1}
+
+
+async def test_bug_while_the_sender_is_identified_fails_one_request() -> None:
+    async def broken(_authorization: Sequence[str], _tenants: Sequence[str]) -> TenantId | Refused:
+        raise KeyError("secret")
+
+    async with listening(identify=broken) as service:
+        with structlog.testing.capture_logs() as logs:
+            response = await service.post()
+
+        assert_refused(response, RefusalReason.INTERNAL)
+        assert b"secret" not in response.content
+        assert [line["log_level"] for line in logs] == ["error"]
+
+
+async def test_sender_without_a_token_is_refused_before_its_body_is_read(authenticator: Authenticator) -> None:
+    authenticator.put_tokens(1, table())
+    async with listening(identify=by_token(authenticator)) as service:
+        for head in (HEAD, HEAD.replace(b"content-length: 1000", b"transfer-encoding: chunked")):
+            reader, writer = await service.open(head)
+            assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 401 ")
+            writer.close()
 
 
 async def test_unknown_sender_is_refused_before_its_body_is_read(service: Listening) -> None:
