@@ -18,7 +18,7 @@ class DimensionMapping(SettingsModel):
 
     name: MappingName = Field(description="The label; characters that no label may have become underscores.")
     source_labels: Annotated[AttributeNames, Field(min_length=1)] = Field(
-        description="Attributes of resource or span whose values are joined, in this order (names)."
+        description="Attributes of resource or span whose values are joined, in this order."
     )
     join: ShortText = Field(default="", description="Text between two values.")
 

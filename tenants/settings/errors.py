@@ -53,11 +53,18 @@ class SettingsError(Exception):
         super().__init__(self.faults, source)
 
     def __str__(self) -> str:
+        return self._text(self.faults[:_LISTED_FAULTS])
+
+    def in_full(self) -> str:
+        """Return the text with every fault, however many there are: for who asked for them."""
+        return self._text(self.faults)
+
+    def _text(self, listed: tuple[Fault, ...]) -> str:
         count = len(self.faults)
         title = f"{self.source or 'settings'}: {count} {'fault' if count == 1 else 'faults'}"
-        lines = [f"  {fault}" for fault in self.faults[:_LISTED_FAULTS]]
-        if count > _LISTED_FAULTS:
-            lines.append(f"  and {count - _LISTED_FAULTS} more")
+        lines = [f"  {fault}" for fault in listed]
+        if count > len(listed):
+            lines.append(f"  and {count - len(listed)} more")
         return "\n".join([title, *lines])
 
 

@@ -5,12 +5,14 @@ Values are secrets from the moment they are read; nothing here prints them.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from tenants.identity.tenant_id import HEADER as ORG_ID_HEADER
 from tenants.identity.tenant_id import TenantId
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")  # token, RFC 9110 §5.6.2
 _VALUE = re.compile(r"(?:[!-~](?:[!-~ \t]*[!-~])?)?")  # visible ASCII, no space at the ends
@@ -52,7 +54,8 @@ def _check_value(value: SecretStr) -> SecretStr:
     return value
 
 
-def _check_unique(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+def check_unique(headers: Mapping[str, T]) -> Mapping[str, T]:
+    """Return headers of which no two differ only in the case of their letters; raise ValueError otherwise."""
     seen: dict[str, str] = {}
     for name in headers:
         if (first := seen.setdefault(name.lower(), name)) != name:
@@ -60,10 +63,13 @@ def _check_unique(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     return headers
 
 
+HeaderName = Annotated[str, AfterValidator(_check_name)]
+SecretHeaderValue = Annotated[SecretStr, AfterValidator(_check_value)]
+
 Headers = Annotated[
-    Mapping[Annotated[str, AfterValidator(_check_name)], Annotated[SecretStr, AfterValidator(_check_value)]],
+    Mapping[HeaderName, SecretHeaderValue],
     Field(max_length=32),
-    AfterValidator(_check_unique),
+    AfterValidator(check_unique),
 ]
 """Header names and secret values, checked against the deny list; names are unique in any case of letters."""
 

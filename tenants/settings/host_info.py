@@ -24,7 +24,7 @@ class HostInfoConfig(SettingsModel):
 
     host_identifiers: _HostIdentifiers = Field(
         default=("k8s.node.name", "host.id"),
-        description="Resource attributes that name a host, first found with a text wins (names).",
+        description="Resource attributes that name a host, first found with a text wins.",
     )
     metric_name: MetricName = Field(default="traces_host_info", description="Name of the gauge.")
 
@@ -33,6 +33,6 @@ class HostInfoOverrides(SettingsModel):
     """What a tenant may change about host info."""
 
     host_identifiers: _HostIdentifiers | None = Field(
-        default=None, description="Resource attributes that name a host (names); replaces the list."
+        default=None, description="Resource attributes that name a host; replaces the list."
     )
     metric_name: MetricName | None = Field(default=None, description="Name of the gauge.")

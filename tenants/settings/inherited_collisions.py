@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from tenants.settings.dimension_mappings import find_collision
 from tenants.settings.errors import Fault, PathPart, dotted
-from tenants.settings.overrides import Overrides
+from tenants.settings.overrides import WILDCARD, Overrides, RuntimeOverrides
 from tenants.settings.span_metrics import SpanMetricsConfig, SpanMetricsOverrides
 from tenants.settings.yaml_document import YamlDocument
 
 _SPAN_METRICS = ("metrics_generator", "processor", "span_metrics")
+
+_DEFAULTS = "overrides.defaults of the service configuration"
 
 InheritedLayer = tuple[str, SpanMetricsOverrides | SpanMetricsConfig]
 """Where a layer is from, in words, and what it says of span metrics."""
@@ -22,16 +24,45 @@ def inherited_layers(
     static: SpanMetricsConfig, defaults: Overrides | None = None, wildcard: Overrides | None = None
 ) -> tuple[InheritedLayer, ...]:
     """Line up what an entry inherits, strongest first; ``defaults`` and ``wildcard`` only if they are below it."""
-    overrides = (("the entry *", wildcard), ("overrides.defaults of the service configuration", defaults))
+    overrides = (("the entry *", wildcard), (_DEFAULTS, defaults))
     present = tuple((where, _span_metrics(entry)) for where, entry in overrides if entry is not None)
     return (*present, ("the service configuration", static))
+
+
+def document_collision(
+    document: Overrides,
+    static: SpanMetricsConfig,
+    defaults: Overrides,
+    runtime: RuntimeOverrides,
+    tenant: str,
+    *,
+    uses_entries_whole: bool = False,
+) -> Fault | None:
+    """Return what is wrong with a tenant's document, given what it inherits.
+
+    Args:
+        document: as a layer.
+        static: what the service configuration says of span metrics.
+        defaults: the defaults there.
+        runtime: the entries of the runtime file.
+        tenant: whose document it is.
+        uses_entries_whole: only the strongest entry is below the document, not those that it hides (tenancy §2.1).
+    """
+    entries = (
+        ("the tenant's entry in the runtime file", runtime.get(tenant)),
+        ("the entry * of the runtime file", runtime.get(WILDCARD)),
+        (_DEFAULTS, defaults),
+    )
+    present = tuple((where, _span_metrics(entry)) for where, entry in entries if entry is not None)
+    below = present[:1] if uses_entries_whole else present
+    return inherited_collision(document, (*below, *inherited_layers(static)), ())
 
 
 def inherited_collision(
     entry: Overrides,
     below: Sequence[InheritedLayer],
     path: tuple[PathPart, ...],
-    document: YamlDocument,
+    document: YamlDocument | None = None,
 ) -> Fault | None:
     """Return what is wrong with an entry, given what it inherits.
 
@@ -61,7 +92,7 @@ def inherited_collision(
         f'{collision.other_kind} "{collision.other}"; rename one of them, or set {other} here too: '
         f"they are inherited from {source}"
     )
-    return Fault(dotted(where), message, document.line_of(where))
+    return Fault(dotted(where), message, document.line_of(where) if document else None)
 
 
 def _span_metrics(entry: Overrides) -> SpanMetricsOverrides:

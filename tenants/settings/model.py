@@ -6,9 +6,9 @@ Models are frozen, refuse unknown keys and never coerce: ``"5"`` is not a number
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -16,6 +16,9 @@ from tenants.settings.errors import Fault, PathPart, SettingsError, dotted
 from tenants.settings.yaml_document import YamlDocument
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CONVERT = "millrace config convert FILE"
+"""The command that turns the legacy flat format into the scoped one (tenancy D-5)."""
 
 
 class SettingsModel(BaseModel):
@@ -28,31 +31,10 @@ class SettingsModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or None not in data.values():
             return data
-        known = {_key(name, field) for name, field in cls.model_fields.items()}
+        known = {key_of(name, field) for name, field in cls.model_fields.items()}
         return {key: value for key, value in data.items() if value is not None or key not in known}
-
-
-def not_supported(*accepted: object) -> BeforeValidator:
-    """Return a check for a key of the reference that this version does not act on.
-
-    Values that ask for nothing (``accepted``) pass and count as absent, so that files which merely spell out
-    the reference's defaults still load; any other is refused, because ignoring it would be a lie.
-    """
-
-    def check(value: object) -> None:
-        # True == 1 in Python, but not in a settings file.
-        if not any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in accepted):
-            raise ValueError("known, but not supported by this version; remove it")
-
-    return BeforeValidator(check)
-
-
-Unsupported = Annotated[None, not_supported()]
-UnsupportedScope = Annotated[None, not_supported({})]
-UnsupportedList = Annotated[None, not_supported([])]
-UnsupportedLimit = Annotated[None, not_supported(0)]
 
 
 def validate(
@@ -89,8 +71,11 @@ def _fault(
 ) -> Fault:
     # pydantic marks faults in a mapping's key by one more element.
     inner = tuple(part for part in detail["loc"] if part != "[key]")
-    message = _unknown_key(model, inner) if detail["type"] == "extra_forbidden" else _message(detail)
     path = (*prefix, *inner)
+    if detail["type"] != "extra_forbidden":
+        message = _message(detail)
+    else:
+        message = unknown_key(model, inner, is_in_file=document is not None)
     return Fault(dotted(path), message, document.line_of(path) if document else None)
 
 
@@ -120,18 +105,30 @@ def _message(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Input ").removeprefix("String ")
 
 
-def _unknown_key(model: type[BaseModel], path: tuple[PathPart, ...]) -> str:
+def unknown_key(model: type[BaseModel], path: tuple[PathPart, ...], *, is_in_file: bool = False) -> str:
+    """Say what is wrong with a key that a settings model does not have, and which was probably meant.
+
+    Args:
+        model: what the whole value should be.
+        path: of the key in it.
+        is_in_file: whether the legacy flat format may be meant, which a command converts.
+    """
     names = tuple(str(part) for part in path if not isinstance(part, int))
     key, parent = names[-1], names[:-1]
     known = _known_keys(model)
-    for other in known:
-        if len(other) > len(names) and "_".join(other[len(parent) :]) == key:
-            scoped = ".".join(other[len(parent) :])
-            return f"unknown key (it looks like the legacy flat format); write {scoped} as nested keys"
-    if nearest := difflib.get_close_matches(key, [k[-1] for k in known if k[:-1] == parent], n=1):
+    below = [other[len(parent) :] for other in known if other[: len(parent)] == parent]
+    for other in below:
+        # The flat limits of a service configuration stand beside `defaults`, which their names do not hold.
+        if any("_".join(other[start:]) == key for start in range(len(other) - 1)):
+            scoped = ".".join(other)
+            advice = f", or let `{CONVERT}` write the file anew" if is_in_file else ""
+            return f"unknown key (it looks like the legacy flat format); write {scoped} as nested keys{advice}"
+    if nearest := difflib.get_close_matches(key, [other[0] for other in below if len(other) == 1], n=1):
         return f"unknown key; did you mean {nearest[0]}?"
-    if elsewhere := [".".join(k) for k in known if k[-1] == key]:
-        return f"unknown key here; it belongs at {' or '.join(elsewhere[:3])}"
+    if elsewhere := [".".join(other) for other in known if other[-1] == key]:
+        # Some names of the legacy flat format are those of the scoped one, without the scope.
+        advice = f"; for a file in the legacy flat format, `{CONVERT}` writes it anew" if is_in_file else ""
+        return f"unknown key here; it belongs at {' or '.join(elsewhere[:3])}{advice}"
     return "unknown key; remove it"
 
 
@@ -142,18 +139,20 @@ def _known_keys(model: type[BaseModel]) -> tuple[tuple[str, ...], ...]:
 
 def _walk(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
-        key = _key(name, field)
+        key = key_of(name, field)
         yield (key,)
-        for nested in _models_in(field.annotation):
+        for nested in models_in(field.annotation):
             yield from ((key, *below) for below in _walk(nested))
 
 
-def _key(name: str, field: FieldInfo) -> str:
+def key_of(name: str, field: FieldInfo) -> str:
+    """Return how a field is called in files and documents."""
     return field.alias or name
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Return the models in a type, such as the items of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from models_in(argument)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from tenants.settings.scalars import Duration, between
+from tenants.settings.schema import COUNT, RATIO
 
 HistogramMode = Literal["classic", "native", "both"]
 
@@ -26,12 +27,15 @@ def _check_factor(factor: float) -> float:
 
 
 BucketFactor = Annotated[
-    Annotated[float, AfterValidator(_check_factor)] | None,
+    Annotated[float, AfterValidator(_check_factor), RATIO] | None,
     BeforeValidator(_zero_is_absent),
 ]
 """Greatest ratio of two neighbouring bounds; zero counts as absent."""
 
-MaxBuckets = Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, BeforeValidator(_zero_is_absent)]
+TenantBucketFactor = Annotated[float, AfterValidator(_check_factor), RATIO]
+"""Documents of tenants have null for "not set" (tenancy §2.4)."""
+
+MaxBuckets = Annotated[Annotated[int, Field(ge=1, le=10_000), COUNT] | None, BeforeValidator(_zero_is_absent)]
 """Most buckets of one series before its resolution is reduced; zero counts as absent."""
 
 MinResetDuration = Annotated[Duration, between("0s", "87600h")]

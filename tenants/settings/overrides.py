@@ -1,94 +1,111 @@
-"""The scoped overrides: one type for ``defaults``, the wildcard entry ``*`` and the entry of a tenant.
+"""The scoped overrides: one type for ``defaults``, the wildcard entry ``*``, the entry and the document of a tenant.
 
-Everything is optional; what is absent is inherited (tenancy §2.1). Scopes and keys of the reference that this
-version does not act on are known by name, so that a file written for it is refused with reasons, not ignored.
+Everything is optional; what is absent is inherited (tenancy §2.1). A file written for Tempo loads: scopes and keys
+without a use here are typed and listed as without effect. Who owns a key is annotated; what a tenant's document may
+hold follows from it.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from tenants.settings.headers import Headers
-from tenants.settings.model import (
-    SettingsModel,
-    Unsupported,
-    UnsupportedLimit,
-    UnsupportedList,
-    UnsupportedScope,
-    not_supported,
+from tenants.settings.foreign_scopes import (
+    CompactionOverrides,
+    CostAttributionOverrides,
+    Forwarders,
+    GlobalOverrides,
+    ReadOverrides,
+    StorageOverrides,
 )
+from tenants.settings.headers import Headers
+from tenants.settings.ingestion import IngestionOverrides
+from tenants.settings.model import SettingsModel
 from tenants.settings.names import check_label_name
-from tenants.settings.native_histograms import BucketFactor, HistogramMode, MaxBuckets, MinResetDuration
+from tenants.settings.native_histograms import (
+    BucketFactor,
+    HistogramMode,
+    MaxBuckets,
+    MinResetDuration,
+    TenantBucketFactor,
+)
 from tenants.settings.processors import ProcessorNames, ProcessorOverrides
 from tenants.settings.remote_write import RemoteWriteEndpoints
-from tenants.settings.scalars import CollectionInterval, IngestionSlack
+from tenants.settings.scalars import (
+    CollectionInterval,
+    IngestionSlack,
+    TenantCollectionInterval,
+    zero_duration_is_absent,
+)
+from tenants.settings.schema import COUNT, About, Effect, Owner
 
-_NOT_YET = "Not supported by this version."
-_ZERO_DURATION = (0, "0", "0s")
+_TENANT = About(owner=Owner.TENANT)
+_WITHOUT_EFFECT = About(effect=Effect.NEVER)
 
 SpanNameSanitization = Literal["", "dry_run", "enabled"]
 
 # A label set of an exemplar has at most 128 characters (OpenMetrics "Exemplars"); a trace id takes 32.
 _ExemplarLabelName = Annotated[str, Field(max_length=96), AfterValidator(check_label_name)]
-_Limit = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# In the reference a zero here means "not set" (tenancy §2.2).
+_CollectionInterval = Annotated[CollectionInterval | None, BeforeValidator(zero_duration_is_absent)]
+_Limit = Annotated[int, Field(ge=0, le=2**32 - 1), COUNT]
 
 
 class ForwarderOverrides(SettingsModel):
     """The reference's queue between its distributor and generator; Millrace has none. Checked all the same (D-7)."""
 
-    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="Without effect: there is no such queue (count, 1 to 1000000)."
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000), COUNT] | None = Field(
+        default=None, description="Without effect: there is no such queue."
     )
-    workers: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="Without effect: there is no such queue (count, 1 to 64)."
+    workers: Annotated[int, Field(ge=1, le=64), COUNT] | None = Field(
+        default=None, description="Without effect: there is no such queue."
     )
 
 
 class GeneratorOverrides(SettingsModel):
     """What is generated for a tenant, and where it goes (tenancy §2.4)."""
 
-    processors: ProcessorNames | None = Field(
-        default=None, description="Processors to run (names). None listed: nothing is generated."
+    processors: Annotated[ProcessorNames | None, _TENANT] = Field(
+        default=None, description="Processors to run. None listed: nothing is generated."
     )
     max_active_series: _Limit | None = Field(
         default=None,
-        description="Most live series of the tenant (count), while limiter_type is series; 0: unlimited.",
+        description="Most live series of the tenant, while limiter_type is series; 0: unlimited.",
     )
     max_active_entities: _Limit | None = Field(
         default=None,
-        description="Most live label sets of the tenant (count), while limiter_type is entity; 0: unlimited.",
+        description="Most live label sets of the tenant, while limiter_type is entity; 0: unlimited.",
     )
-    max_cardinality_per_label: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = Field(
-        default=None, description="Most values of one label before they are replaced (count); 0: unlimited."
+    max_cardinality_per_label: Annotated[int, Field(ge=0, le=2**64 - 1), COUNT] | None = Field(
+        default=None, description="Most values of one label before they are replaced; 0: unlimited."
     )
-    collection_interval: CollectionInterval | None = Field(
-        default=None, description="Time between two samples of a series (duration, 1s to 5m)."
-    )
-    disable_collection: bool | None = Field(
+    collection_interval: Annotated[
+        _CollectionInterval, About(owner=Owner.TENANT, tenant_type=TenantCollectionInterval | None)
+    ] = Field(default=None, description="Time between two samples of a series.")
+    disable_collection: Annotated[bool | None, _TENANT] = Field(
         default=None, description="Go on counting, but write nothing: for sizing before samples are paid for."
     )
-    generate_native_histograms: HistogramMode | None = Field(
+    generate_native_histograms: Annotated[HistogramMode | None, _TENANT] = Field(
         default=None, description="Form of all histograms: classic, native or both."
     )
-    native_histogram_bucket_factor: BucketFactor = Field(
-        default=None, description="Greatest ratio of two neighbouring native bounds (above 1); 0: inherited."
+    native_histogram_bucket_factor: Annotated[
+        BucketFactor, About(owner=Owner.TENANT, tenant_type=TenantBucketFactor | None)
+    ] = Field(default=None, description="Greatest ratio of two neighbouring native bounds (above 1); 0: inherited.")
+    native_histogram_max_bucket_number: Annotated[MaxBuckets, _TENANT] = Field(
+        default=None, description="Most native buckets of a series before it loses resolution; 0: inherited."
     )
-    native_histogram_max_bucket_number: MaxBuckets = Field(
-        default=None, description="Most native buckets of a series before it loses resolution (count); 0: inherited."
-    )
-    native_histogram_min_reset_duration: MinResetDuration | None = Field(
+    native_histogram_min_reset_duration: Annotated[MinResetDuration | None, _TENANT] = Field(
         default=None,
-        description="Least time before a native histogram that lost resolution starts anew (duration); 0s: never.",
+        description="Least time before a native histogram that lost resolution starts anew; 0s: never.",
     )
-    trace_id_label_name: _ExemplarLabelName | None = Field(
+    trace_id_label_name: Annotated[_ExemplarLabelName | None, _TENANT] = Field(
         default=None, description="Label of exemplars that holds the trace id (label name)."
     )
-    ingestion_time_range_slack: IngestionSlack | None = Field(
+    ingestion_time_range_slack: Annotated[IngestionSlack | None, _TENANT] = Field(
         default=None,
-        description="How far from now a span may end, either way (duration, 0s to 12h). 0s discards all.",
+        description="How far from now a span may end, either way. 0s discards all.",
     )
-    span_name_sanitization: SpanNameSanitization | None = Field(
+    span_name_sanitization: Annotated[SpanNameSanitization | None, _TENANT] = Field(
         default=None,
         description="Replace what varies in span names: enabled, dry_run (only estimate the gain), or empty: off.",
     )
@@ -99,58 +116,45 @@ class GeneratorOverrides(SettingsModel):
     remote_write: RemoteWriteEndpoints | None = Field(
         default=None, description="Endpoints of this tenant; replaces the list of the service configuration."
     )
-    shards: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="Parts that the tenant's traces are divided into, by trace id (count)."
+    shards: Annotated[int, Field(ge=1, le=64), COUNT] | None = Field(
+        default=None, description="Parts that the tenant's traces are divided into, by trace id."
     )
-    processor: ProcessorOverrides = Field(default=ProcessorOverrides(), description="Settings of the processors.")
-
-    ring_size: _Limit | None = Field(
-        default=None, description="Without effect: shards says how far a tenant is spread (count)."
+    processor: Annotated[ProcessorOverrides, _TENANT] = Field(
+        default=ProcessorOverrides(), description="Settings of the processors."
     )
-    forwarder: ForwarderOverrides = Field(default=ForwarderOverrides(), description="Without effect.")
 
-
-class IngestionOverrides(SettingsModel):
-    """Limits on what a tenant may send. This version enforces none, so it accepts none."""
-
-    rate_strategy: Annotated[None, not_supported("local")] = Field(default=None, description=_NOT_YET)
-    rate_limit_bytes: Unsupported = Field(default=None, description=_NOT_YET)
-    burst_size_bytes: Unsupported = Field(default=None, description=_NOT_YET)
-    max_traces_per_user: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    max_global_traces_per_user: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    tenant_shard_size: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    max_attribute_bytes: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-    artificial_delay: Annotated[None, not_supported(*_ZERO_DURATION)] = Field(default=None, description=_NOT_YET)
-    retry_info_enabled: Annotated[None, not_supported(True)] = Field(default=None, description=_NOT_YET)
-
-
-class GlobalOverrides(SettingsModel):
-    """Limits on whole traces."""
-
-    max_bytes_per_trace: UnsupportedLimit = Field(default=None, description=_NOT_YET)
-
-
-class CostAttributionOverrides(SettingsModel):
-    """Accounting by attribute."""
-
-    dimensions: UnsupportedScope = Field(default=None, description=_NOT_YET)
-    max_cardinality: UnsupportedLimit = Field(default=None, description=_NOT_YET)
+    ring_size: Annotated[_Limit | None, _WITHOUT_EFFECT] = Field(
+        default=None, description="Without effect: shards says how far a tenant is spread."
+    )
+    forwarder: Annotated[ForwarderOverrides, _WITHOUT_EFFECT] = Field(
+        default=ForwarderOverrides(), description="Without effect."
+    )
 
 
 class Overrides(SettingsModel):
     """One layer of tenant settings, by scope (tenancy §2.3)."""
 
-    metrics_generator: GeneratorOverrides = Field(
+    metrics_generator: Annotated[GeneratorOverrides, About(effect=Effect.COLLECTION)] = Field(
         default=GeneratorOverrides(), description="What is generated for the tenant, and where it goes."
     )
-    ingestion: IngestionOverrides = Field(default=IngestionOverrides(), description=_NOT_YET)
-    read: UnsupportedScope = Field(default=None, description=_NOT_YET)
-    compaction: UnsupportedScope = Field(default=None, description=_NOT_YET)
-    forwarders: UnsupportedList = Field(default=None, description=_NOT_YET)
+    ingestion: Annotated[IngestionOverrides, About(effect=Effect.REQUEST)] = Field(
+        default=IngestionOverrides(), description="What the tenant may send."
+    )
+    read: Annotated[ReadOverrides, _WITHOUT_EFFECT] = Field(default=ReadOverrides(), description="Limits of queries.")
+    compaction: Annotated[CompactionOverrides, _WITHOUT_EFFECT] = Field(
+        default=CompactionOverrides(), description="How long traces are kept."
+    )
+    forwarders: Forwarders = Field(default=None, description="Generic forwarders of traces; there are none.")
     # `global` is a keyword of Python.
-    global_: GlobalOverrides = Field(default=GlobalOverrides(), alias="global", description=_NOT_YET)
-    storage: UnsupportedScope = Field(default=None, description=_NOT_YET)
-    cost_attribution: CostAttributionOverrides = Field(default=CostAttributionOverrides(), description=_NOT_YET)
+    global_: Annotated[GlobalOverrides, _WITHOUT_EFFECT] = Field(
+        default=GlobalOverrides(), alias="global", description="Limits on whole traces."
+    )
+    storage: Annotated[StorageOverrides, _WITHOUT_EFFECT] = Field(
+        default=StorageOverrides(), description="How traces are stored."
+    )
+    cost_attribution: Annotated[CostAttributionOverrides, _WITHOUT_EFFECT] = Field(
+        default=CostAttributionOverrides(), description="Accounting by attribute."
+    )
 
 
 WILDCARD = "*"

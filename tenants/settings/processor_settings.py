@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from tenants.settings.dimension_mappings import DimensionMapping
 from tenants.settings.filter_policies import FilterPolicy
 from tenants.settings.layers import Layers, static
-from tenants.settings.overrides import GeneratorOverrides
 from tenants.settings.processors import ProcessorConfig, ProcessorName
 from tenants.settings.scalars import Duration
 from tenants.settings.span_metrics import IntrinsicDimensions
@@ -80,23 +79,17 @@ class _Fields:
     def __init__(self, layers: Layers, config: ProcessorConfig, processor: str) -> None:
         self._layers = layers
         self._static: BaseModel = getattr(config, processor)
-        self._processor = processor
+        self._prefix = f"metrics_generator.processor.{processor}"
 
     def pick(self, name: str, group: str = "") -> Any:
         """Return the value of a field that tenants may override; ``group`` is a mapping that it stands in."""
-
-        def within(processor: Any) -> Any:
-            return getattr(processor, group) if group else processor
-
-        def read(layer: GeneratorOverrides) -> Any:
-            return getattr(within(getattr(layer.processor, self._processor)), name)
-
-        key = ".".join(part for part in ("processor", self._processor, group, name) if part)
-        return self._layers.pick(key, read, static(within(self._static), name))
+        within = getattr(self._static, group) if group else self._static
+        key = ".".join(part for part in (self._prefix, group, name) if part)
+        return self._layers.pick(key, static(within, name))
 
     def take(self, name: str) -> Any:
         """Return the value of a field that only the service configuration holds."""
-        return self._layers.take(f"processor.{self._processor}.{name}", static(self._static, name))
+        return self._layers.take(f"{self._prefix}.{name}", static(self._static, name))
 
 
 def span_metrics(

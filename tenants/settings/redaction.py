@@ -4,7 +4,11 @@ Endpoints and headers carry credentials. Only collectors get them; gateways and 
 send, hold none that could leak.
 """
 
-from tenants.settings.overrides import Overrides, RuntimeOverrides
+from dataclasses import replace
+
+from tenants.settings.control_config import StoreConfig
+from tenants.settings.in_force import OverridesChange
+from tenants.settings.overrides import Overrides
 from tenants.settings.service_config import ServiceConfig
 
 
@@ -12,12 +16,13 @@ def without_endpoints(config: ServiceConfig) -> ServiceConfig:
     """Return the service configuration without any endpoint or header."""
     defaults = _without_endpoints(config.overrides.defaults)
     overrides = config.overrides.model_copy(update={"defaults": defaults})
-    return config.model_copy(update={"remote_write": (), "overrides": overrides})
+    return config.model_copy(update={"remote_write": (), "overrides": overrides, "store": StoreConfig()})
 
 
-def overrides_without_endpoints(runtime: RuntimeOverrides) -> RuntimeOverrides:
-    """Return the overrides of all tenants without any endpoint or header."""
-    return {name: _without_endpoints(entry) for name, entry in runtime.items()}
+def change_without_endpoints(change: OverridesChange) -> OverridesChange:
+    """Return a change without any endpoint or header. Documents and limits never hold one."""
+    runtime = {name: entry and _without_endpoints(entry) for name, entry in change.runtime.items()}
+    return replace(change, runtime=runtime)
 
 
 def _without_endpoints(entry: Overrides) -> Overrides:

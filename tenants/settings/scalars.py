@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
+
+from tenants.settings.schema import SECONDS
 
 _GO_UNITS_NS = {
     "ns": 1,
@@ -27,6 +30,14 @@ _DAY_NS = 24 * _GO_UNITS_NS["h"]
 _CALENDAR_UNITS_NS = _GO_UNITS_NS | {"d": _DAY_NS, "w": 7 * _DAY_NS, "y": 365 * _DAY_NS}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([a-zµμ]+)")
 _MAX_TEXT = 64  # keeps Decimal exact and a hostile number cheap
+_DURATION_NOTATION = core_schema.union_schema(
+    [
+        core_schema.str_schema(
+            pattern=r"^[-+]?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$", max_length=_MAX_TEXT
+        ),
+        core_schema.int_schema(),
+    ]
+)
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 
@@ -80,7 +91,7 @@ class Duration:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Tell pydantic to read with :meth:`parse` and to write the text."""
-        return _text_schema(cls.parse)
+        return _text_schema(cls.parse, _DURATION_NOTATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +129,34 @@ class HostPort:
         return _text_schema(cls.parse)
 
 
-def between(low: str, high: str) -> AfterValidator:
-    """Return a check that a duration is within two bounds, both allowed."""
-    lowest, highest = Duration.parse(low), Duration.parse(high)
+@dataclass(frozen=True, slots=True)
+class DurationBounds:
+    """Annotation of a duration: from ``lowest`` to ``highest``, both allowed."""
 
-    def check(value: Duration) -> Duration:
-        if not lowest <= value <= highest:
-            raise ValueError(f"should be from {lowest} to {highest}, not {value}")
+    lowest: Duration
+    highest: Duration
+
+    def check(self, value: Duration) -> Duration:
+        """Return the duration; raise ValueError if it is out of bounds."""
+        if not self.lowest <= value <= self.highest:
+            raise ValueError(f"should be {self}, not {value}")
         return value
 
-    return AfterValidator(check)
+    def __str__(self) -> str:
+        return f"from {self.lowest} to {self.highest}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tell pydantic to check what it has read."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say the bounds in words: no schema of JSON compares durations."""
+        return {**handler(schema), "description": f"{self}"}
+
+
+def between(low: str, high: str) -> DurationBounds:
+    """Return a check that a duration is within two bounds, both allowed; they may be calendar durations."""
+    return DurationBounds(Duration.parse(low, calendar_units=True), Duration.parse(high, calendar_units=True))
 
 
 def _check_buckets(bounds: Sequence[float]) -> Sequence[float]:
@@ -173,19 +202,32 @@ def _checked_host(host: str) -> str:
     return host
 
 
-def _text_schema(parse: Any) -> CoreSchema:
+def _text_schema(parse: Any, notation: CoreSchema | None = None) -> CoreSchema:
     return core_schema.no_info_plain_validator_function(
-        parse, serialization=core_schema.to_string_ser_schema(when_used="json")
+        parse,
+        serialization=core_schema.to_string_ser_schema(when_used="json"),
+        json_schema_input_schema=notation or core_schema.str_schema(),
     )
 
 
-CalendarDuration = Annotated[Duration, BeforeValidator(lambda value: Duration.parse(value, calendar_units=True))]
+CALENDAR_UNITS = BeforeValidator(lambda value: Duration.parse(value, calendar_units=True))
+
+CalendarDuration = Annotated[Duration, CALENDAR_UNITS]
 """A duration that may also be written Prometheus-style: ``1d``, ``2w``."""
 
 CollectionInterval = Annotated[Duration, between("1s", "5m")]
 """Operators may go below the 15 s that tenants are held to: demos and tests need short intervals."""
 
+TenantCollectionInterval = Annotated[Duration, between("15s", "5m")]
+"""Bounds of tenancy §2.4 ``collection_interval`` for tenants."""
+
+
+def zero_duration_is_absent(value: object) -> object:
+    """Let the next layer answer where the reference takes a zero for "not set" (tenancy §2.2). False is not zero."""
+    return None if value in (0, "0", "0s") and not isinstance(value, bool) else value
+
+
 IngestionSlack = Annotated[Duration, between("0s", "12h")]
 """Bounds of tenancy §2.4 ``ingestion_time_range_slack``."""
 
-Buckets = Annotated[tuple[float, ...], Field(max_length=100), AfterValidator(_check_buckets), Strict(False)]
+Buckets = Annotated[tuple[float, ...], Field(max_length=100), AfterValidator(_check_buckets), Strict(False), SECONDS]

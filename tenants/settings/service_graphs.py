@@ -8,6 +8,7 @@ from tenants.settings.filter_policies import FilterPolicies
 from tenants.settings.model import SettingsModel
 from tenants.settings.names import AttributeNames, DimensionNames, ShortText
 from tenants.settings.scalars import Buckets, Duration, between
+from tenants.settings.schema import COUNT, About, Effect
 
 SERVICE_GRAPHS_BUCKETS = tuple(0.1 * 2**n for n in range(8))
 
@@ -17,29 +18,31 @@ class ServiceGraphsConfig(SettingsModel):
 
     wait: Annotated[Duration, between("1ms", "10m")] = Field(
         default=Duration.parse("10s"),
-        description="Time the first half of an edge waits for the other (duration).",
+        description="Time the first half of an edge waits for the other.",
     )
-    max_items: int = Field(
+    max_items: Annotated[int, COUNT] = Field(
         default=10_000,
         ge=1,
         le=10_000_000,
-        description="Most half edges of one tenant that wait at once (count).",
+        description="Most half edges of one tenant that wait at once.",
     )
-    workers: int = Field(default=10, ge=0, description="Without effect: edges expire without sweepers (count).")
+    workers: Annotated[int, COUNT, About(effect=Effect.NEVER)] = Field(
+        default=10, ge=0, description="Without effect: edges expire without sweepers."
+    )
     histogram_buckets: Buckets = Field(
         default=SERVICE_GRAPHS_BUCKETS,
-        description="Upper bounds of the latency buckets, increasing (seconds).",
+        description="Upper bounds of the latency buckets, increasing.",
     )
     dimensions: DimensionNames = Field(
-        default=(), description="Attributes of resource or span that become labels of edges (names)."
+        default=(), description="Attributes of resource or span that become labels of edges."
     )
     peer_attributes: AttributeNames = Field(
         default=("peer.service", "db.name", "db.system", "db.system.name"),
-        description="Span attributes that name a peer without spans of its own, first found wins (names).",
+        description="Span attributes that name a peer without spans of its own, first found wins.",
     )
     database_name_attributes: AttributeNames = Field(
         default=("db.namespace", "db.name", "db.system", "db.system.name"),
-        description="Attributes that make a client span a database request, first found wins (names).",
+        description="Attributes that make a client span a database request, first found wins.",
     )
     filter_policies: FilterPolicies = Field(default=(), description="Which spans take part; none: all.")
     enable_client_server_prefix: bool = Field(
@@ -80,13 +83,13 @@ class ServiceGraphsOverrides(SettingsModel):
     """What a tenant may change about service graphs. Lists replace those of the layers below."""
 
     histogram_buckets: Buckets | None = Field(
-        default=None, description="Upper bounds of the latency buckets, increasing (seconds)."
+        default=None, description="Upper bounds of the latency buckets, increasing."
     )
     dimensions: DimensionNames | None = Field(
-        default=None, description="Attributes of resource or span that become labels of edges (names)."
+        default=None, description="Attributes of resource or span that become labels of edges."
     )
     peer_attributes: AttributeNames | None = Field(
-        default=None, description="Span attributes that name a peer without spans of its own (names)."
+        default=None, description="Span attributes that name a peer without spans of its own."
     )
     filter_policies: FilterPolicies | None = Field(
         default=None, description="Which spans take part; replaces the list. Empty: all."

@@ -25,14 +25,12 @@ class SpanMetricsConfig(SettingsModel):
     """Service-wide settings of span metrics; a tenant's overrides win."""
 
     histogram_buckets: Buckets = Field(
-        default=SPAN_METRICS_BUCKETS, description="Upper bounds of the latency buckets, increasing (seconds)."
+        default=SPAN_METRICS_BUCKETS, description="Upper bounds of the latency buckets, increasing."
     )
     intrinsic_dimensions: IntrinsicDimensions = Field(
         default=IntrinsicDimensions(), description="Which properties of a span become labels."
     )
-    dimensions: DimensionNames = Field(
-        default=(), description="Attributes of resource or span that become labels (names)."
-    )
+    dimensions: DimensionNames = Field(default=(), description="Attributes of resource or span that become labels.")
     dimension_mappings: DimensionMappings = Field(
         default=(), description="Labels joined from several attributes; their names are nobody else's."
     )
@@ -41,7 +39,7 @@ class SpanMetricsConfig(SettingsModel):
         default=False, description="Generate traces_target_info, and the labels job and instance."
     )
     target_info_excluded_dimensions: AttributeNames = Field(
-        default=(), description="Resource attributes that traces_target_info leaves out (names)."
+        default=(), description="Resource attributes that traces_target_info leaves out."
     )
     enable_instance_label: bool = Field(default=True, description="Add the label instance, while target info is on.")
     span_multiplier_key: ShortText = Field(
@@ -72,7 +70,7 @@ class SpanMetricsOverrides(SettingsModel):
     """What a tenant may change about span metrics. Lists replace those of the layers below."""
 
     histogram_buckets: Buckets | None = Field(
-        default=None, description="Upper bounds of the latency buckets, increasing (seconds)."
+        default=None, description="Upper bounds of the latency buckets, increasing."
     )
     intrinsic_dimensions: IntrinsicDimensionsOverrides = Field(
         default=IntrinsicDimensionsOverrides(),
@@ -80,7 +78,7 @@ class SpanMetricsOverrides(SettingsModel):
     )
     dimensions: DimensionNames | None = Field(
         default=None,
-        description="Attributes of resource or span that become labels (names); replaces the list.",
+        description="Attributes of resource or span that become labels; replaces the list.",
     )
     dimension_mappings: DimensionMappings | None = Field(
         default=None, description="Labels joined from several attributes; replaces the list."
@@ -92,7 +90,7 @@ class SpanMetricsOverrides(SettingsModel):
         default=None, description="Generate traces_target_info, and the labels job and instance."
     )
     target_info_excluded_dimensions: AttributeNames | None = Field(
-        default=None, description="Resource attributes that traces_target_info leaves out (names)."
+        default=None, description="Resource attributes that traces_target_info leaves out."
     )
     enable_instance_label: bool | None = Field(
         default=None, description="Add the label instance, while target info is on."

@@ -25,7 +25,10 @@ except ImportError:  # PyYAML without libyaml: the same events, ten times slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 _MAX_DEPTH = 64
-_MAX_NODES = 1_000_000
+MAX_NODES = 1_000_000
+"""Values in one file, aliases written out."""
+
+_SIZED_DEPTH = 2
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _WORDS: Mapping[str, object] = {
     **dict.fromkeys(["", "~", "null", "Null", "NULL"]),
@@ -35,6 +38,7 @@ _WORDS: Mapping[str, object] = {
     **dict.fromkeys(["-.inf", "-.Inf", "-.INF"], float("-inf")),
     **dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan")),
 }
+_BEGIN_OF_NUMBER = frozenset("+-.0123456789")
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})")
 _OTHER_INT = re.compile(r"0o[0-7]{1,22}|0x[0-9a-fA-F]{1,16}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
@@ -45,10 +49,17 @@ Path = tuple[PathPart, ...]
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """A parsed file: plain Python values, and where each stood."""
+    """A parsed file: plain Python values, and where each stood.
+
+    Attributes:
+        value: what is in it.
+        lines: where, from 1, by path.
+        sizes: how many values there are in each one two levels down.
+    """
 
     value: object
     lines: Mapping[Path, int]
+    sizes: Mapping[Path, int]
 
     def line_of(self, path: Path) -> int | None:
         """Return the line (from 1) of the value at ``path``, or of the nearest value around it."""
@@ -58,20 +69,26 @@ class YamlDocument:
         return None
 
 
-def read_yaml(text: bytes, environ: Mapping[str, str] | None = None) -> YamlDocument:
+def read_yaml(text: bytes, environ: Mapping[str, str] | None = None, *, max_nodes: int = MAX_NODES) -> YamlDocument:
     """Parse one YAML document; an empty one has the value None.
 
     Args:
         text: UTF-8 (or UTF-16 with a byte order mark).
         environ: replaces ``${NAME}`` in values, after parsing, so that a variable can never add structure;
             ``$${NAME}`` stands for the literal text. None leaves everything as it is (tenancy §2.3).
+        max_nodes: values that there may be.
 
     Raises:
         SettingsError: not YAML (with line and column), a duplicate key, or a variable that is not set.
     """
-    reader = _Reader(environ)
+    reader = _Reader(environ, max_nodes)
     try:
-        value = reader.document(yaml.parse(text, Loader=_Loader))
+        loader = _Loader(text)
+        try:
+            # Without the generator of yaml.parse: there are as many events as lines in a file of many tenants.
+            value = reader.document(iter(loader.get_event, None))
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         # The error's own text would quote the file, and the line may hold a secret.
         mark = error.problem_mark or error.context_mark
@@ -84,7 +101,7 @@ def read_yaml(text: bytes, environ: Mapping[str, str] | None = None) -> YamlDocu
         raise _unreadable(problem, before.count(b"\n"), column) from None
     if reader.faults:
         raise SettingsError(reader.faults)
-    return YamlDocument(value, reader.lines)
+    return YamlDocument(value, reader.lines, reader.sizes)
 
 
 def _unreadable(problem: str, line: int, column: int) -> SettingsError:
@@ -106,7 +123,9 @@ class _Reader:
     """Builds values from the parser's events, one nesting level per call."""
 
     environ: Mapping[str, str] | None
+    max_nodes: int
     lines: dict[Path, int] = field(default_factory=dict)
+    sizes: dict[Path, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     nodes: int = 0
@@ -121,6 +140,8 @@ class _Reader:
                     raise _refused("a second document begins here; keep one per file", event)
             elif isinstance(event, yaml.NodeEvent):
                 value = self._node(event, events, ())
+            elif isinstance(event, yaml.StreamEndEvent):
+                break
         return value
 
     def _node(self, event: yaml.NodeEvent, events: Iterator[Any], path: Path) -> object:
@@ -143,14 +164,17 @@ class _Reader:
             value = self._sequence(event, events, path)
         elif isinstance(event, yaml.MappingStartEvent):
             value = self._mapping(event, events, path)
+        size = self.nodes - before
+        if len(path) == _SIZED_DEPTH:
+            self.sizes[path] = size
         if event.anchor:
-            self.anchors[event.anchor] = (value, self.nodes - before)
+            self.anchors[event.anchor] = (value, size)
         return value
 
     def _count(self, nodes: int, event: yaml.Event) -> None:
         self.nodes += nodes
-        if self.nodes > _MAX_NODES:
-            raise _refused(f"more than {_MAX_NODES} values, aliases written out", event)
+        if self.nodes > self.max_nodes:
+            raise _refused(f"more than {self.max_nodes} values, aliases written out", event)
 
     def _sequence(self, start: yaml.SequenceStartEvent, events: Iterator[Any], path: Path) -> list[object]:
         _check_tag(start, "seq")
@@ -223,6 +247,8 @@ def _plain(text: str) -> object:
     """Give an unquoted scalar its type by the core schema of YAML 1.2 (a number has no leading zeros)."""
     if text in _WORDS:
         return _WORDS[text]
+    if text[0] not in _BEGIN_OF_NUMBER:
+        return text
     if _DECIMAL.fullmatch(text):
         return int(text)
     if _OTHER_INT.fullmatch(text):

@@ -15,14 +15,18 @@ from tenants.settings import (
     Overrides,
     ServiceConfig,
     SettingsError,
+    Source,
     TenantSettings,
     parse_service_config,
     resolve,
 )
 from tenants.settings.dimension_mappings import DimensionMapping
 from tenants.settings.filter_policies import FilterPolicy
+from tenants.settings.in_force import OverridesInForce
+from tenants.settings.ingestion import IngestionSettings
 from tenants.settings.model import validate
-from tenants.settings.tenant_settings import HistogramSettings, HostInfoSettings
+from tenants.settings.tenant_settings import HistogramSettings, HostInfoSettings, explain
+from tests.overrides_in_force import in_force
 
 ACME = TenantId("acme")
 SECRET = "s3cr3t-value"
@@ -50,13 +54,14 @@ def service(text: str = "") -> ServiceConfig:
     return parse_service_config(text.encode(), {})
 
 
-def effective(
+def layered(
     text: str = "",
     *,
     tenant: Keys | None = None,
     wildcard: Keys | None = None,
     defaults: Keys | None = None,
-) -> TenantSettings:
+) -> tuple[ServiceConfig, OverridesInForce]:
+    """Return the service configuration and the overrides with these layers of ``metrics_generator``."""
     runtime = {}
     if tenant is not None:
         runtime["acme"] = layer(tenant)
@@ -67,7 +72,16 @@ def effective(
         config = config.model_copy(
             update={"overrides": config.overrides.model_copy(update={"defaults": layer(defaults)})}
         )
-    return resolve(config, runtime, ACME)
+    return config, in_force(runtime)
+
+
+def effective(text: str = "", **layers: Keys | None) -> TenantSettings:
+    return resolve(*layered(text, **layers), ACME)
+
+
+def source(key: str, text: str = "", **layers: Keys | None) -> Source:
+    """Return where the value of a key of ``metrics_generator`` is from."""
+    return explain(*layered(text, **layers), ACME)[f"metrics_generator.{key}"].source
 
 
 SWITCHES = (
@@ -127,8 +141,8 @@ def test_empty_layer_overrides_nothing(value: object) -> None:
         ("forwarder.workers", [1, 2, 64], [-1, 0, 65, "2", True]),
         (
             "collection_interval",
-            ["1s", "15s", "5m", 30_000_000_000],
-            ["999ms", "5m1s", "-5s", "30", "1d", 30, 0],
+            ["1s", "15s", "5m", 30_000_000_000, 0, "0", "0s"],
+            ["999ms", "5m1s", "-5s", "30", "1d", 30, False],
         ),
         ("ingestion_time_range_slack", ["0s", "12h", 1], ["-1s", "12h1s", "x", True]),
         ("trace_id_label_name", ["traceID", "_t", "a" * 96], ["", "trace.id", "1a", "a" * 97, "le", 3]),
@@ -240,43 +254,81 @@ def test_refusal_says_what_would_be_right(key: str, value: object, message: str)
 
 
 def test_keys_without_effect_are_accepted_and_change_nothing() -> None:
-    without_effect = {"ring_size": 3, "forwarder": {"queue_size": 7, "workers": 9}}
-    assert effective(tenant={"processors": ALL, **without_effect}) == effective(tenant={"processors": ALL})
+    document = {scope: keys for scope, keys in yaml.safe_load(TEMPO).items() if scope != "ingestion"}
+    settings = [resolve(service(), in_force({"acme": entry(scopes)}), ACME) for scopes in (document, {})]
+    assert settings[0] == settings[1]
+
+
+TEMPO = """
+ingestion:
+  rate_strategy: global
+  rate_limit_bytes: 15000000
+  burst_size_bytes: 20000000
+  max_attribute_bytes: 4096
+  artificial_delay: 50ms
+  retry_info_enabled: false
+  max_traces_per_user: 10000
+  max_global_traces_per_user: 0
+  tenant_shard_size: 3
+read:
+  max_bytes_per_tag_values_query: 5000000
+  max_blocks_per_tag_values_query: 10
+  max_condition_groups_per_tag_query: 4
+  max_search_duration: 1d
+  max_metrics_duration: 3h
+  unsafe_query_hints: true
+  left_pad_trace_ids: true
+  metrics_spanonly_fetch: false
+  engine_bytes_tracking: true
+compaction: {block_retention: 2w, compaction_window: 1h, compaction_disabled: true}
+global: {max_bytes_per_trace: 5000000}
+storage: {parquet_dedicated_columns: [{name: db.statement, type: string, scope: span}]}
+forwarders: [jaeger]
+cost_attribution: {dimensions: {resource.team: team, span.region: ""}, max_cardinality: 5}
+metrics_generator: {ring_size: 3, forwarder: {queue_size: 7, workers: 9}}
+"""
+
+
+def test_entry_with_all_scopes_of_tempo_is_accepted() -> None:
+    document = yaml.safe_load(TEMPO)
+    accepted = entry(document)
+    written = accepted.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    assert {scope: set(keys) for scope, keys in written.items() if isinstance(keys, dict)} == {
+        scope: set(keys) for scope, keys in document.items() if isinstance(keys, dict)
+    }
 
 
 @pytest.mark.parametrize(
-    ("scopes", "path"),
+    ("key", "accepted", "refused"),
     [
-        ({"ingestion": {"rate_limit_bytes": 30_000_000}}, "ingestion.rate_limit_bytes"),
-        ({"ingestion": {"rate_limit_bytes": "10MB"}}, "ingestion.rate_limit_bytes"),
-        ({"ingestion": {"burst_size_bytes": -5}}, "ingestion.burst_size_bytes"),
-        ({"ingestion": {"rate_strategy": "global"}}, "ingestion.rate_strategy"),
-        ({"ingestion": {"artificial_delay": "1s"}}, "ingestion.artificial_delay"),
-        ({"ingestion": {"retry_info_enabled": False}}, "ingestion.retry_info_enabled"),
-        ({"read": {"max_search_duration": "1d"}}, "read"),
-        ({"compaction": {"block_retention": "2w"}}, "compaction"),
-        ({"storage": {"parquet_dedicated_columns": []}}, "storage"),
-        ({"forwarders": ["x"]}, "forwarders"),
-        ({"global": {"max_bytes_per_trace": 5_000_000}}, "global.max_bytes_per_trace"),
-        ({"cost_attribution": {"dimensions": {"a": "b"}}}, "cost_attribution.dimensions"),
-        ({"cost_attribution": {"max_cardinality": 5}}, "cost_attribution.max_cardinality"),
+        ("ingestion.rate_strategy", ["local", "global"], ["Local", "", 1]),
+        ("ingestion.rate_limit_bytes", [0, 30_000_000], [-5, "10MB", 1.5, True]),
+        ("ingestion.burst_size_bytes", [0, 1], [-5, "1"]),
+        ("ingestion.max_attribute_bytes", [0, 64, 2048], [-1, 1, 63, (1 << 30) + 1, "2KiB"]),
+        ("ingestion.artificial_delay", ["0s", "1m", 5_000_000], ["-1s", "1m1s", "1d", 1.5]),
+        ("ingestion.retry_info_enabled", [True, False], ["yes", 1]),
+        ("ingestion.tenant_shard_size", [0, 5], [-1, "5"]),
+        ("read.max_search_duration", ["1d", "2w", "0s"], ["x", 1.5]),
+        ("read.max_bytes_per_tag_values_query", [0, 1], [-1, "1"]),
+        ("compaction.block_retention", ["336h", "2w"], ["soon"]),
+        ("global.max_bytes_per_trace", [0, 5_000_000], [-1, "5MB"]),
+        ("storage.parquet_dedicated_columns", [[], [{"name": "a"}]], [{}, "a", ["a"]]),
+        ("forwarders", [[], ["a", "b"]], ["a", [1], ["a", "a"]]),
+        (
+            "cost_attribution.dimensions",
+            [{}, {"resource.a": "", "span.b": ""}, {"a": "x"}],
+            [{"resource.a": "", "span.a": ""}, {"a": "__name__"}, {"a": "tenant"}, {"": "x"}, ["a"]],
+        ),
+        ("cost_attribution.max_cardinality", [0, 10_000], [-1, "5"]),
     ],
 )
-def test_other_scopes_are_known_but_refused(scopes: dict[str, object], path: str) -> None:
-    assert faults(scopes) == {path: "known, but not supported by this version; remove it"}
-
-
-def test_other_scopes_that_ask_for_nothing_are_accepted() -> None:
-    scopes: dict[str, object] = {
-        "ingestion": {"rate_strategy": "local", "artificial_delay": "0s", "retry_info_enabled": True},
-        "global": {"max_bytes_per_trace": 0},
-        "cost_attribution": {"dimensions": {}, "max_cardinality": 0},
-        "read": {},
-        "compaction": None,
-        "storage": {},
-        "forwarders": [],
-    }
-    assert entry(scopes) == Overrides()
+def test_value_of_another_scope_is_accepted_within_its_bounds_only(
+    key: str, accepted: list[object], refused: list[object]
+) -> None:
+    for value in accepted:
+        entry(nested(key, value))
+    for value in refused:
+        assert all(path.startswith(key) for path in faults(nested(key, value))), value
 
 
 @pytest.mark.parametrize(
@@ -315,7 +367,7 @@ def test_any_value_of_any_key_is_accepted_or_refused(key: str, value: object) ->
         accepted = layer({key: value})
     except SettingsError:
         return
-    resolve(ServiceConfig(), {"acme": accepted}, ACME)
+    resolve(ServiceConfig(), in_force({"acme": accepted}), ACME)
 
 
 def test_refused_secrets_do_not_show_even_without_the_loader() -> None:
@@ -355,9 +407,12 @@ def test_unconfigured_tenant_has_the_built_in_settings() -> None:
     assert settings.shards == 1
     assert settings.external_labels == ()
     assert settings.remote_write == ()
-    processors = "metrics_generator.processors"
-    assert {key for key, source in settings.provenance.items() if source != "builtin"} == {processors}
-    assert settings.provenance[processors] == "tenant"
+    assert settings.state == "active"
+    assert settings.ingestion == IngestionSettings("local", 30_000_000, 30_000_000, 2048, Duration(0), True)
+    origins = {key: found.source for key, found in explain(*layered(tenant={"processors": ALL}), ACME).items()}
+    assert {key: origin for key, origin in origins.items() if origin != "builtin"} == {
+        "metrics_generator.processors": "tenant"
+    }
 
 
 STATIC = """
@@ -523,10 +578,9 @@ def test_strongest_layer_in_which_a_field_is_present_wins(
             "wildcard",
         ),
     ]
-    for layers, value, source in cases:
-        settings = effective(STATIC, **layers)
-        assert read(settings, key) == value
-        assert settings.provenance[f"metrics_generator.{key}"] == source
+    for layers, value, origin in cases:
+        assert read(effective(STATIC, **layers), key) == value
+        assert source(key, STATIC, **layers) == origin
 
 
 def test_fields_without_override_come_from_the_service_configuration() -> None:
@@ -544,7 +598,7 @@ def test_fields_without_override_come_from_the_service_configuration() -> None:
         "registry.max_label_name_length",
         "processor.service_graphs.wait",
     ):
-        assert settings.provenance[f"metrics_generator.{key}"] == "static"
+        assert source(key, STATIC) == "static"
 
 
 def test_entry_inherits_every_field_it_does_not_mention() -> None:
@@ -558,24 +612,28 @@ def test_entry_inherits_every_field_it_does_not_mention() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "built_in"),
-    [("native_histogram_bucket_factor", 1.5, 1.1), ("native_histogram_max_bucket_number", 7, 100)],
+    [
+        ("native_histogram_bucket_factor", 1.5, 1.1),
+        ("native_histogram_max_bucket_number", 7, 100),
+        ("collection_interval", Duration.parse("20s"), Duration.parse("15s")),
+    ],
 )
 @pytest.mark.parametrize("zero", [0, None])
-def test_zero_of_a_native_histogram_counts_as_absent(key: str, value: float, built_in: float, zero: object) -> None:
-    inherited = effective(wildcard={key: value}, tenant={key: zero})
-    assert (read(inherited, key), inherited.provenance[f"metrics_generator.{key}"]) == (value, "wildcard")
-    nowhere = effective(defaults={key: zero}, wildcard={key: zero}, tenant={key: zero})
-    assert (read(nowhere, key), nowhere.provenance[f"metrics_generator.{key}"]) == (built_in, "builtin")
+def test_zero_that_means_nothing_counts_as_absent(key: str, value: object, built_in: object, zero: object) -> None:
+    inherited: dict[str, Keys] = {"wildcard": {key: value}, "tenant": {key: zero}}
+    assert (read(effective(**inherited), key), source(key, **inherited)) == (value, "wildcard")
+    nowhere: dict[str, Keys] = {"defaults": {key: zero}, "wildcard": {key: zero}, "tenant": {key: zero}}
+    assert (read(effective(**nowhere), key), source(key, **nowhere)) == (built_in, "builtin")
 
 
 def test_wildcard_applies_to_tenants_without_an_entry() -> None:
-    runtime = {"*": layer({"shards": 5}), "acme": layer({"shards": 9})}
+    runtime = in_force({"*": layer({"shards": 5}), "acme": layer({"shards": 9})})
     assert resolve(service(), runtime, ACME).shards == 9
     assert resolve(service(), runtime, TenantId("other")).shards == 5
 
 
 def test_entries_of_other_tenants_and_other_letter_case_do_not_apply() -> None:
-    runtime = {"Acme": layer({"shards": 5})}
+    runtime = in_force({"Acme": layer({"shards": 5})})
     assert resolve(service(), runtime, ACME).shards == 1
 
 
@@ -593,12 +651,12 @@ def test_processor_lists_replace_each_other() -> None:
 def test_intrinsic_dimensions_resolve_one_by_one() -> None:
     key = "processor.span_metrics.intrinsic_dimensions"
     static = "metrics_generator: {processor: {span_metrics: {intrinsic_dimensions: {service: false}}}}"
-    settings = effective(
-        static,
-        defaults={"processors": ALL} | nested(key, {"status_message": True, "span_kind": True}),
-        wildcard=nested(key, {"status_code": False}),
-        tenant=nested(key, {"span_kind": False}),
-    )
+    layers: dict[str, Keys] = {
+        "defaults": {"processors": ALL} | nested(key, {"status_message": True, "span_kind": True}),
+        "wildcard": nested(key, {"status_code": False}),
+        "tenant": nested(key, {"span_kind": False}),
+    }
+    settings = effective(static, **layers)
     assert settings.span_metrics is not None
     assert settings.span_metrics.intrinsic_dimensions.model_dump() == {
         "service": False,
@@ -608,7 +666,7 @@ def test_intrinsic_dimensions_resolve_one_by_one() -> None:
         "status_message": True,
     }
     assert {
-        name: settings.provenance[f"metrics_generator.{key}.{name}"]
+        name: source(f"{key}.{name}", static, **layers)
         for name in type(settings.span_metrics.intrinsic_dimensions).model_fields
     } == {
         "service": "static",
@@ -686,15 +744,15 @@ def test_tenant_id_is_injected_over_external_labels() -> None:
     text = "metrics_generator: {registry: {external_labels: {z: '1', org: x, a: ''}, inject_tenant_id_as: org}}"
     settings = effective(text)
     assert settings.external_labels == (("a", ""), ("org", "acme"), ("z", "1"))
-    assert settings.provenance["metrics_generator.registry.inject_tenant_id_as"] == "static"
+    assert source("registry.inject_tenant_id_as", text) == "static"
 
 
 def test_own_endpoints_replace_the_static_list() -> None:
     static = "remote_write: [{url: 'http://static/', name: static}]"
     assert [e.name for e in effective(static).remote_write] == ["static"]
-    own = effective(static, tenant={"remote_write": [{"url": "http://own/", "name": "own"}]})
-    assert [e.name for e in own.remote_write] == ["own"]
-    assert own.provenance["metrics_generator.remote_write"] == "tenant"
+    own: Keys = {"remote_write": [{"url": "http://own/", "name": "own"}]}
+    assert [e.name for e in effective(static, tenant=own).remote_write] == ["own"]
+    assert source("remote_write", static, tenant=own) == "tenant"
     assert effective(static, tenant={"remote_write": []}).remote_write == ()
 
 
@@ -759,16 +817,13 @@ def test_settings_pickle_and_never_show_secrets() -> None:
     settings = rich()
     copy = pickle.loads(pickle.dumps(settings))
     assert copy == settings
-    assert copy.provenance == settings.provenance
     assert sent(copy)["Authorization"] == SECRET
     assert SECRET not in repr(settings) + str(settings)
 
 
 def test_settings_are_equal_whatever_layer_the_values_come_from() -> None:
-    from_defaults = effective(defaults={"processors": ALL, "shards": 2})
     from_tenant = effective(tenant={"processors": ALL, "shards": 2})
-    assert from_defaults == from_tenant
-    assert from_defaults.provenance != from_tenant.provenance
+    assert effective(defaults={"processors": ALL, "shards": 2}) == from_tenant
     assert from_tenant != effective(tenant={"processors": ALL, "shards": 3})
 
 

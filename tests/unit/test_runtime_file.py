@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenants.settings import Failed, Loaded, RuntimeFile, Unchanged
+from tenants.settings import Failed, Loaded, RuntimeFile, Unchanged, parse_service_config
 
 PATH = Path("overrides.yaml")
 
@@ -98,6 +98,79 @@ def test_thousands_of_entries_load() -> None:
     assert len(loaded(entries(*(f"t{n}" for n in range(3000)))).overrides) == 3000
 
 
+def tenants_of(text: str, service: str) -> dict[str, str | None]:
+    """Which entries a file has under a service configuration, and how each shares rates."""
+    result = RuntimeFile(PATH, Disk(text).read, config=parse_service_config(service.encode(), {})).poll()
+    assert isinstance(result, Loaded), str(result)
+    return {tenant: entry.ingestion.rate_strategy for tenant, entry in result.overrides.items()}
+
+
+REPLACE = "overrides: {inheritance: replace}"
+
+
+@pytest.mark.parametrize("service", [REPLACE, "compat: tempo"])
+def test_entry_without_a_body_is_no_entry_when_entries_are_used_whole(service: str) -> None:
+    text = "overrides:\n  acme:\n  globex: {}\n  '*': ~\n"
+    assert tenants_of(text, service) == {"globex": None}
+    assert set(tenants_of(text, "")) == {"acme", "globex", "*"}
+
+
+def test_entry_that_loses_its_body_is_removed_when_entries_are_used_whole() -> None:
+    config = parse_service_config(REPLACE.encode(), {})
+    disk = Disk("overrides:\n  a: {}\n  b: {}\n  c: {}\n")
+    file = RuntimeFile(PATH, disk.read, config=config)
+    for body, expected in ((" {}", ["a", "b", "c"]), ("", ["a", "c"]), (" {}", ["a", "b", "c"])):
+        disk.write(f"overrides:\n  a: {{}}\n  b:{body}\n  c: {{}}\n")
+        file.poll()
+        assert file.good is not None
+        assert list(file.good.overrides) == expected
+
+
+@pytest.mark.parametrize("service", ["", "overrides: {defaults: {ingestion: {rate_strategy: global}}}"])
+@pytest.mark.parametrize("tenant", ["a", "'*'"])
+def test_strategy_of_rates_is_set_for_all_tenants_or_for_none(service: str, tenant: str) -> None:
+    common, other = ("global", "local") if service else ("local", "global")
+    text = f"overrides:\n  {tenant}:\n    ingestion:\n      rate_strategy: {common}\n"
+    assert tenants_of(text, service) == {tenant.strip("'"): common}
+    config = parse_service_config(service.encode(), {})
+    result = RuntimeFile(PATH, Disk(text.replace(common, other)).read, config=config).poll()
+    assert isinstance(result, Failed)
+    assert [(fault.line, fault.message) for fault in result.faults] == [
+        (4, "is one for all tenants; set it in overrides.defaults of the service configuration")
+    ]
+    assert result.faults[0].path.endswith("ingestion.rate_strategy")
+
+
+def test_strategy_of_rates_in_an_entry_is_ignored_when_entries_are_used_whole() -> None:
+    assert tenants_of("overrides: {a: {ingestion: {rate_strategy: global}}}", REPLACE) == {"a": "global"}
+
+
+def test_keys_without_effect_are_listed_up_to_a_bound() -> None:
+    text = "overrides:\n  a.b: {forwarders: [x], read: {left_pad_trace_ids: true}, metrics_generator: {shards: 1}}\n"
+    listed = loaded(text)
+    assert set(listed.without_effect) == {'overrides["a.b"].forwarders', 'overrides["a.b"].read.left_pad_trace_ids'}
+    assert listed.without_effect_count == 2
+    many = loaded(
+        "overrides:\n" + "".join(f"  t{number}: {{metrics_generator: {{ring_size: 1}}}}\n" for number in range(60))
+    )
+    assert (len(many.without_effect), many.without_effect_count) == (50, 60)
+    assert loaded("overrides: {a: {metrics_generator: {forwarder: {}}, read: }}").without_effect == ()
+
+
+def test_collision_with_what_is_not_inherited_is_none() -> None:
+    generator = "metrics_generator: {processor: {span_metrics: {%s}}}"
+    mapping = generator % "dimension_mappings: [{name: region, source_labels: [zone]}]"
+    text = f"overrides: {{a: {{{mapping}}}, '*': {{{generator % 'dimensions: [region]'}}}}}"
+    assert [fault.path for fault in first_under("", text).faults] == [  # type: ignore[union-attr]
+        "overrides.a.metrics_generator.processor.span_metrics.dimension_mappings"
+    ]
+    assert isinstance(first_under(REPLACE, text), Loaded)
+
+
+def first_under(service: str, text: str) -> Unchanged | Loaded | Failed:
+    return RuntimeFile(PATH, Disk(text).read, config=parse_service_config(service.encode(), {})).poll()
+
+
 # Refusals
 
 
@@ -132,7 +205,7 @@ def test_thousands_of_entries_load() -> None:
             "overrides: {a: {ingestion: {rate_limit_bytes: 10MB}}}",
             "validate",
             "overrides.a.ingestion.rate_limit_bytes",
-            "not supported",
+            "whole number",
         ),
         (
             "overrides: {a: {metrics_generator: {max_active_series: -5}}}",

@@ -1,0 +1,75 @@
+"""Service settings of the control plane: documents of tenants, the store behind them, which tenants are known."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from tenants.settings.model import SettingsModel
+from tenants.settings.scalars import CalendarDuration, Duration, between
+
+Compat = Literal["", "tempo"]
+
+TenantRegistry = Literal["open", "closed"]
+
+LimitName = Literal[
+    "ingestion_rate_limit_bytes",
+    "ingestion_burst_size_bytes",
+    "ingestion_max_attribute_bytes",
+    "metrics_generator_max_active_series",
+    "metrics_generator_max_active_entities",
+    "metrics_generator_max_cardinality_per_label",
+    "metrics_generator_collection_interval_seconds",
+    "metrics_generator_dry_run_enabled",
+]
+"""Names on the metrics of limits; the reference's where it has one (tenancy §6.3)."""
+
+_DEFAULT_LIMITS: tuple[LimitName, ...] = (
+    "ingestion_rate_limit_bytes",
+    "ingestion_burst_size_bytes",
+    "metrics_generator_max_active_series",
+    "metrics_generator_dry_run_enabled",
+)
+
+
+class DocumentsApiConfig(SettingsModel):
+    """How the API takes documents."""
+
+    check_for_conflicting_runtime_overrides: bool = Field(
+        default=False,
+        description="Refuse a tenant's first document if the runtime file sets other values for that tenant.",
+    )
+
+
+class UserConfigurableOverridesConfig(SettingsModel):
+    """Documents in which tenants set what is theirs, through /api/overrides."""
+
+    enabled: bool = Field(default=False, description="Let tenants have documents, and apply them.")
+    poll_interval: Annotated[CalendarDuration, between("100ms", "1h")] = Field(
+        default=Duration.parse("2s"),
+        description="Time between two looks at the store for what other processes changed.",
+    )
+    api: DocumentsApiConfig = Field(default=DocumentsApiConfig(), description="How the API takes documents.")
+
+
+class StoreConfig(SettingsModel):
+    """Where documents, tenants, tokens, audit and usage are kept."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""),
+        description="postgresql://user:password@host/database; empty: an SQLite file in data_dir.",
+    )
+    usage_interval: Annotated[Duration, between("1s", "1h")] = Field(
+        default=Duration.parse("10s"), description="Time between two readings of usage."
+    )
+    audit_retention: Annotated[CalendarDuration, between("1h", "20y")] = Field(
+        default=Duration.parse("1y", calendar_units=True),
+        description="How long it is kept who changed what.",
+    )
+
+
+class LimitsExporterConfig(SettingsModel):
+    """Metrics of the limits in force."""
+
+    limits: Annotated[tuple[LimitName, ...], Field(max_length=32, strict=False)] = Field(
+        default=_DEFAULT_LIMITS, description="Which limits millrace_limits_… show."
+    )
