@@ -89,6 +89,7 @@ def plan(
         "trace_id_label_name": "traceID",
         "max_label_name_length": 1024,
         "max_label_value_length": 2048,
+        "max_attribute_bytes": 2048,
         "stale_duration_s": 900.0,
         "limiter_type": "series",
         "max_active_series": 0,

@@ -34,6 +34,12 @@ class MalformedFrame(EngineError):
 class InvalidPlan(EngineError):
     """The processing settings cannot be compiled; the message starts with the path of the setting."""
 
+def count_spans(body: Buffer) -> int:
+    """Return how many spans an export request has, without a look inside them; 0 if it is malformed.
+
+    For requests that are refused unread: as fast as memory is walked, span by span.
+    """
+
 def check_regex(pattern: str) -> None:
     """Check the regular expression of a filter policy: RE2 syntax, bounded in length and in what it compiles to.
 
@@ -82,6 +88,14 @@ class Split:
         (also once for each span whose resource is not UTF-8, where target info is on), ``label_set_too_large``.
         ``service_graphs``: ``service_graphs_filtered``, ``label_set_too_large`` (spans with an edge's kind).
         ``host_info``: ``invalid_utf8``, ``label_set_too_large`` (resources).
+        """
+    @property
+    def attributes_truncated(self) -> dict[str, int]:
+        """Attributes with a key or a string value beyond ``max_attribute_bytes``, cut at a UTF-8 character.
+
+        By where they stand: ``resource``, ``scope``, ``span``, ``event``, ``link``; where none is, it is left out. Of
+        all spans, also those that are then rejected or discarded. Of events and links only the size of a span tells,
+        and of scopes nothing.
         """
     @property
     def ignored_multipliers(self) -> int:
@@ -160,6 +174,20 @@ class WriteBatch:
     def exemplars(self) -> int: ...
 
 @final
+class Relabel:
+    """The write relabelling rules of one endpoint, compiled once.
+
+    The argument is the JSON text that ``tenants.settings.write_relabel.rules_json`` writes; unknown keys are refused.
+
+    Raises:
+        InvalidPlan: a rule cannot be compiled; the message starts with its path, such as ``[0].regex``.
+    """
+
+    def __new__(cls, rules_json: str) -> Relabel: ...
+    def apply(self, labels: dict[str, str]) -> dict[str, str] | None:
+        """Return the labels that the rules leave of a series, sorted; None if it is not sent."""
+
+@final
 class Registry:
     """The cumulative series of one tenant, merged from the records of all its shards."""
 
@@ -191,6 +219,22 @@ class Registry:
         A new counter or histogram series gets a zero sample just after the previous collection; a series
         not updated for the stale duration gets a staleness marker and ends, and so does one that the settings no longer
         produce, after a last sample. Exemplars are sent once; with ``counter_exemplars`` also on counters.
+        """
+    def collect_each(
+        self,
+        now_ms: int,
+        external_labels: list[tuple[str, str]],
+        max_samples: int,
+        rules: list[Relabel | None],
+        *,
+        counter_exemplars: bool = False,
+    ) -> list[tuple[list[WriteBatch], dict[str, int]]]:
+        """Collect once for several endpoints: for each of the rules the batches, and the series left out by reason.
+
+        None among the rules: series as they are. Staleness markers are relabelled like samples. Reasons: ``collision``
+        (another series has become the same label set: the first by its former labels is sent, and one that goes on
+        rather than one that ends), ``without_name`` and ``too_large`` (256 KiB, 1024 labels). What rules drop is not
+        left out in this sense.
         """
     def sweep(self, now_ms: int) -> None:
         """End what is stale and encode nothing: what a collection does while collection is disabled."""

@@ -45,6 +45,7 @@ class EngineDriver:
         self.received_spans = 0
         self.rejected: Tally[str] = Tally()
         self.discarded: Tally[tuple[str, str]] = Tally()
+        self.attributes_truncated: Tally[str] = Tally()
         self.ignored_multipliers = 0
         self.skipped_processor_pushes = 0
         self._now_ms = started_at_ms
@@ -94,6 +95,7 @@ class EngineDriver:
             skip_generation=skip_generation,
         )
         self.received_spans += parts.received_spans
+        self.attributes_truncated += Tally(parts.attributes_truncated)
         self.ignored_multipliers += parts.ignored_multipliers
         self.skipped_processor_pushes += parts.skipped_processor_pushes
         self.rejected = +(self.rejected + Tally(parts.rejected))  # "+" leaves reasons without spans out

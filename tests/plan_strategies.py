@@ -161,6 +161,7 @@ def plans(draw: st.DrawFn, *, max_items: st.SearchStrategy[int]) -> dict[str, An
         trace_id_label_name=draw(st.sampled_from(["traceID", "trace_id"])),
         max_label_name_length=draw(st.sampled_from([1024, 1024, 1024, 0, 8, 6])),
         max_label_value_length=draw(st.sampled_from([2048, 2048, 2048, 0, 8, 5])),
+        max_attribute_bytes=draw(st.sampled_from([2048, 2048, 0, 64, 8, 5])),
         stale_duration_s=1e6,
         limiter_type=draw(st.sampled_from(["series", "entity"])),
         max_active_series=draw(st.sampled_from([0, MANY])),

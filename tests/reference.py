@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tests import otlp_raw
+from tests.reference_attributes import cut_attributes
 from tests.reference_histograms import Histogram
 from tests.reference_host_info import HostInfo
 from tests.reference_metrics import SeriesKey, series_key
@@ -48,6 +49,7 @@ class ReferenceModel:
     def __init__(self, plan: dict[str, Any], *, strict_ids: bool = False) -> None:
         self.registry = Registry(plan)
         self._slack_ns = nanoseconds(plan["ingestion_time_range_slack_s"])
+        self._max_attribute_bytes: int = plan["max_attribute_bytes"]
         self._strict_ids = strict_ids
         self._span_metrics = SpanMetrics(plan, self.registry) if plan["span_metrics"] else None
         self._service_graphs = ServiceGraphs(plan, self.registry) if plan["service_graphs"] else None
@@ -62,6 +64,7 @@ class ReferenceModel:
             self.registry.register(self._host_info.group)
         self.received_spans = 0
         self.rejected: Tally[str] = Tally()
+        self.attributes_truncated: Tally[str] = Tally()
         self.ignored_multipliers = 0
         self.skipped_processor_pushes = 0
         self._outside_slack = 0
@@ -112,12 +115,15 @@ class ReferenceModel:
     def push(self, request: Message | bytes, now_ns: int, *, skip_generation: bool = False) -> None:
         """Take one ExportTraceServiceRequest that arrives at ``now_ns``.
 
-        With ``skip_generation`` its spans are received, rejected and set aside as ever, and no processor sees them
+        Its attributes are cut first, whatever becomes of them (tenancy §4.5). With ``skip_generation`` its spans are
+        received, rejected and set aside as ever, and no processor sees them
         (processors §5.2).
         """
+        parsed = otlp_raw.parse(request)
+        self.attributes_truncated += cut_attributes(parsed, self._max_attribute_bytes)
         batches = [
             Batch(group.resource, [span for span in self._spans(group) if self._is_accepted(span, now_ns)])
-            for group in otlp_raw.parse(request).resource_spans
+            for group in parsed.resource_spans
         ]
         if skip_generation:
             self.skipped_processor_pushes += sum(

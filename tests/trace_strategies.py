@@ -191,10 +191,10 @@ def _with_ballast(built: Any) -> None:
     """Fill what only the span's size knows of."""
     built.flags = 0x101
     built.dropped_attributes_count, built.dropped_events_count, built.dropped_links_count = 1, 300, 2**32 - 1
-    built.events.add(time_unix_nano=1, name=b"\xff", attributes=key_values({"k": ["v", 2.5]}))
+    built.events.add(time_unix_nano=1, name=b"\xff", attributes=key_values({"k": ["v", 2.5], "é" * 40: "é" * 40}))
     built.events.add(dropped_attributes_count=128)
     built.links.add(trace_id=b"1" * 16, span_id=b"2" * 8, trace_state=b"x", flags=1)
-    built.links.add(attributes=key_values([("k", MISSING), ("", None)]), dropped_attributes_count=1)
+    built.links.add(attributes=key_values([("k", MISSING), ("", None), ("", "x" * 70)]), dropped_attributes_count=1)
 
 
 def _with_long_text(built: Any) -> None:
@@ -243,7 +243,7 @@ def request_of(spans: list[PlacedSpan], resources: list[Any], now_ns: int) -> An
                 group.resource.SetInParent()
                 group.resource.attributes.extend(key_values(resources[last]))
         if not group.scope_spans or len(group.scope_spans[-1].spans) >= 3:
-            group.scope_spans.add(scope={"name": b"scope \xff"})
+            group.scope_spans.add(scope={"name": b"scope \xff", "attributes": key_values({"long": "x" * 70})})
         group.scope_spans[-1].spans.append(placed.arriving_at(now_ns))
     return built
 

@@ -17,16 +17,22 @@ from cluster.measurements import Measurements
 from cluster.placement import Routes
 from tenants import _engine
 from tenants.identity.tenant_id import TenantId
+from tenants.limits.admission import Admission, AdmissionRefused
+from tenants.limits.delay import ArtificialDelay
+from tenants.limits.rate import Random
 from tenants.processing.flush_record import ShardKey
-from tenants.processing.profile import ProfileBook
+from tenants.processing.profile import ProfileBook, Put, TenantProfile
 from tenants.processing.shard_set import FrameGroup
-from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.in_force import OverridesChange
 
 Send = Callable[[FrameGroup], Awaitable[Collection[int]]]
 """Carry a group to a host; returns when it is counted, with the positions of the frames that could not be; raises if
 that is not known."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+MAX_DELAYED_BYTES = 64 << 20
+"""Size of all requests whose answers are held back at a tenant's wish: beyond it answers are given at once."""
 
 MAX_QUEUED_BYTES = 64 << 20
 """Bytes of frames that wait or are on their way. Beyond it requests are refused; those being split still come in."""
@@ -138,8 +144,21 @@ class HostLane:
 class Dispatcher:
     """Takes requests for the receivers (:class:`cluster.gateway.intake.Intake`). One event loop owns it.
 
-    Holds only what is in flight. A request is answered when every host concerned has counted its frames; if one of
-    them cannot be asked, the client is told to send all of it again.
+    Holds only what is in flight, and the tokens of tenants' rates. A request is answered when every host concerned has
+    counted its frames; if one of them cannot be asked, the client is told to send all of it again, and the request has
+    cost its tokens nevertheless.
+
+    Args:
+        book: the tenants' settings.
+        routes: where a shard is.
+        sends: the ways to the shard hosts, by name.
+        bounds: when a group of frames is complete.
+        clock_ns: the time of day.
+        monotonic_ns: a clock that never goes back.
+        random: spreads what clients would otherwise do at once.
+        gateways: how many gateways share the rates whose strategy is global.
+        max_queued_bytes: see :data:`MAX_QUEUED_BYTES`.
+        max_delayed_bytes: see :data:`MAX_DELAYED_BYTES`.
     """
 
     def __init__(
@@ -150,7 +169,11 @@ class Dispatcher:
         bounds: GroupBounds,
         clock_ns: Callable[[], int],
         *,
+        monotonic_ns: Callable[[], int],
+        random: Random,
+        gateways: int,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
+        max_delayed_bytes: int = MAX_DELAYED_BYTES,
     ) -> None:
         self.book = book
         self._routes = routes
@@ -158,15 +181,31 @@ class Dispatcher:
         self._max_queued_bytes = max_queued_bytes
         self._lanes = {name: HostLane(name, send, bounds) for name, send in sends.items()}
         self._tally = TenantTally()
+        self._monotonic_ns = monotonic_ns
+        self._admission = Admission(random, gateways)
+        self._delay = ArtificialDelay(random, monotonic_ns, max_bytes=max_delayed_bytes)
 
-    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
+    def put_gateways(self, gateways: int) -> None:
+        """Share rates whose strategy is global between so many gateways from now on."""
+        self._admission.put_gateways(gateways)
+
+    def end_delays(self) -> None:
+        """Hold no answer back any more, for the gateway drains."""
+        self._delay.end()
+
+    async def put_overrides(self, change: OverridesChange) -> bool:
         """Put newer overrides in force for the next requests, and show them in the metrics of those who sent before.
 
         Not left to the next request: who sends nothing any more would be shown for ever as what it was.
+
+        Returns:
+            False if the version that they change is not here.
         """
-        if not self.book.put_overrides(version, runtime):
-            return
-        tenants = self._tally.tenants
+        put = self.book.put_overrides(change)
+        if put is not Put.NEW:
+            return put is Put.OLD
+        changed = change.tenants
+        tenants = [tenant for tenant in self._tally.tenants if changed is None or str(tenant) in changed]
         for count, tenant in enumerate(tenants, start=1):
             try:
                 self._tally.use(self.book.get(tenant).settings)
@@ -176,13 +215,33 @@ class Dispatcher:
                 await asyncio.sleep(0)
         for tenant in self.book.faults.keys() & set(tenants):
             self._tally.count_update_failure(tenant)
+        return True
 
     async def submit(self, tenant: TenantId, body: bytes, *, skip_generation: bool = False) -> Accepted | Refused:
-        """Split the request, hand its frames over, and answer."""
+        """Let the request in, split it, hand its frames over, and answer; no sooner than the tenant's settings say."""
+        began_ns = self._monotonic_ns()
         profile = self.book.get(tenant)
-        count = profile.settings.shards
+        if self._tally.count_ingress(tenant, len(body)) and tenant in self.book.faults:
+            self._tally.count_update_failure(tenant)
+        answer = await self._admit(profile, body) or await self._dispatch(profile, body, skip_generation)
+        if (delay := profile.settings.ingestion.artificial_delay).ns:
+            added_s = await self._delay.pad(delay, began_ns, len(body))
+            self._tally.count_added_latency(tenant, added_s)
+        return answer
+
+    async def _admit(self, profile: TenantProfile, body: bytes) -> Refused | None:
+        """Refuse what must not come in. What is refused for the hosts' sake costs the tenant no tokens."""
         if self._queued_bytes > self._max_queued_bytes:
             return Refused(RefusalReason.OVERLOADED, "the shard hosts do not keep up", _RETRY_AFTER_S)
+        settings = profile.settings
+        refused = self._admission.admit(settings, len(body), self._monotonic_ns())
+        if refused is None:
+            return None
+        self._tally.count_refused(settings.tenant, refused.reason, await _spans(body))
+        return _refused(refused)
+
+    async def _dispatch(self, profile: TenantProfile, body: bytes, skip_generation: bool) -> Accepted | Refused:
+        tenant, count = profile.settings.tenant, profile.settings.shards
         arguments = (body, profile.plan, count, self._clock_ns())
         try:
             if len(body) > _SPLIT_IN_THREAD_BYTES:
@@ -197,15 +256,13 @@ class Dispatcher:
         ]
         if outcomes and not all(await asyncio.gather(*outcomes)):
             return Refused(RefusalReason.UNAVAILABLE, "a shard host is restarting; send it again", _RETRY_AFTER_S)
-        self._count(tenant, len(body), split)
-        return _answer(split)
-
-    def _count(self, tenant: TenantId, body_bytes: int, split: _engine.Split) -> None:
-        is_new = self._tally.count(tenant, body_bytes, split)
+        self._tally.count(tenant, len(body), split)
         # Asked again: they may have changed while the request was under way.
-        self._tally.use(self.book.get(tenant).settings)
-        if is_new and tenant in self.book.faults:
-            self._tally.count_update_failure(tenant)
+        settings = self.book.get(tenant).settings
+        self._tally.use(settings)
+        # Whoever wants no metrics need not be told that there are none.
+        has_news = not split.rejected and not skip_generation
+        return _answer(split, self._admission.warning(settings, self._monotonic_ns()) if has_news else "")
 
     @property
     def _queued_bytes(self) -> int:
@@ -224,10 +281,20 @@ class Dispatcher:
         return measured + self._tally.measure()
 
 
-def _answer(split: _engine.Split) -> Accepted:
+async def _spans(body: bytes) -> int:
+    if len(body) > _SPLIT_IN_THREAD_BYTES:
+        return await asyncio.to_thread(_engine.count_spans, body)
+    return _engine.count_spans(body)
+
+
+def _refused(refused: AdmissionRefused) -> Refused:
+    return Refused(RefusalReason(refused.reason), refused.message, refused.retry_after_s)
+
+
+def _answer(split: _engine.Split, warning: str) -> Accepted:
     rejected = split.rejected
     if not rejected:
-        return Accepted()
+        return Accepted(message=warning)
     reasons = ", ".join(f"{spans} {reason}" for reason, spans in rejected.items())
     return Accepted(
         sum(rejected.values()), f"spans without a valid id: {reasons}; ids are 16 and 8 bytes, not all zero"

@@ -1,6 +1,7 @@
 """The gateway: an async actor with the OTLP ports."""
 
 import asyncio
+import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +18,23 @@ from cluster.gateway.refusal import Refused, identity_refused
 from cluster.log_setup import set_up_logging
 from cluster.measurements import Measurements
 from cluster.placement import Routes
-from tenants.identity.tenant_id import IdentityRefused, TenantId, identify
+from cluster.tls import certificates
+from tenants.identity.authenticator import Authenticator
+from tenants.identity.identification import Identification
+from tenants.identity.tenant_id import TenantId
+from tenants.identity.token_table import TokenTable
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup
-from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _BODIES_IN_FLIGHT = 16
 """The memory for bodies, in requests of the largest size."""
+
+_BODIES_DELAYED = _BODIES_IN_FLIGHT // 4
+"""The part of it for requests whose answers are held back: a tenant that is slowed must not slow the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,8 @@ class Gateway:
     """Terminates OTLP, finds the tenant, splits requests and passes their frames to the shard hosts.
 
     State held: requests in flight. When the process dies clients get no answer and send again; Ray restarts it, and the
-    controller configures it anew. ``configure`` and ``put_overrides`` may be repeated. Everything runs in one event
-    loop.
+    controller configures it anew, and pushes the tokens. ``configure``, ``put_overrides`` and ``put_tokens`` may be
+    repeated. Everything runs in one event loop.
     """
 
     def __init__(self, name: str) -> None:
@@ -56,37 +64,60 @@ class Gateway:
         self._receivers: tuple[OtlpGrpcReceiver, OtlpHttpReceiver] | None = None
         self._ports: Ports | None = None
         self._configuring = asyncio.Lock()
+        self._authenticator = Authenticator(lambda: time.time_ns() // 1_000_000)
+        self._identification: Identification | None = None
 
     async def configure(
         self,
         config: ServiceConfig,
         routes: Routes,
         hosts: Mapping[str, Any],
-        version: int,
-        runtime: RuntimeOverrides,
+        overrides: OverridesChange,
+        gateways: int = 1,
     ) -> Ports:
-        """Listen, or go on with newer overrides; returns the ports.
+        """Listen, or go on with newer overrides, of which this is the whole; returns the ports.
+
+        ``gateways`` share the rates of tenants where the strategy is global (tenancy §4.2).
 
         Raises:
             CannotListenError: an address cannot be had; nothing is listening.
+            StartError: a certificate is no good; nothing is listening.
         """
         set_up_logging(config.log, self._name)
         if self._dispatcher is None:
             book = ProfileBook(config)
             bounds = GroupBounds(config.cluster.group_bytes, config.cluster.group_wait.seconds)
             sends = {name: _send_to(host) for name, host in hosts.items()}
-            self._dispatcher = Dispatcher(book, routes, sends, bounds, time.time_ns)
-        await self._dispatcher.put_overrides(version, runtime)
+            self._dispatcher = Dispatcher(
+                book,
+                routes,
+                sends,
+                bounds,
+                time.time_ns,
+                monotonic_ns=time.monotonic_ns,
+                random=random.random,
+                gateways=gateways,
+                max_delayed_bytes=_BODIES_DELAYED * config.cluster.max_request_bytes,
+            )
+        self._dispatcher.put_gateways(gateways)
+        await self._dispatcher.put_overrides(overrides)
         # One call at a time, or the second finds the ports taken by the first.
         async with self._configuring:
             if self._ports is None:
                 self._ports = await self._listen(config, self._dispatcher)
             return self._ports
 
-    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
-        """Put newer overrides in force."""
-        if self._dispatcher is not None:
-            await self._dispatcher.put_overrides(version, runtime)
+    async def put_overrides(self, change: OverridesChange) -> bool:
+        """Put newer overrides in force; false if the version that they change is not here."""
+        return self._dispatcher is not None and await self._dispatcher.put_overrides(change)
+
+    async def put_tokens(self, version: int, table: TokenTable) -> bool:
+        """Put newer tokens in force, of which this is the whole; older ones are ignored. Always true.
+
+        While requests need tokens, all are told to try again until the first call.
+        """
+        self._authenticator.put_tokens(version, table)
+        return True
 
     async def is_configured(self) -> bool:
         """Whether the ports accept."""
@@ -94,8 +125,11 @@ class Gateway:
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new requests, let those in flight finish, and close the ports; at most ``deadline_s`` seconds."""
+        if self._dispatcher is not None:
+            self._dispatcher.end_delays()
         if self._receivers is not None:
             await asyncio.gather(*(receiver.drain(deadline_s) for receiver in self._receivers))
+        self._authenticator.close()
 
     async def measure(self) -> Measurements:
         """Return this actor's metrics."""
@@ -109,19 +143,26 @@ class Gateway:
         for protocol, reception in receptions.items():
             for answer, count in reception.answers.items():
                 measured.append(("millrace_requests_total", (protocol, str(answer)), count))
+        if self._identification is not None:
+            for reason, count in self._identification.denials.items():
+                measured.append(("millrace_authentication_failures_total", (reason.value,), count))
         return measured
 
     async def _listen(self, config: ServiceConfig, dispatcher: Dispatcher) -> Ports:
-        def identified(values: Sequence[str]) -> TenantId | Refused:
-            tenant = identify(values, config.single_tenant)
-            return identity_refused(tenant) if isinstance(tenant, IdentityRefused) else tenant
+        identification = Identification(config.auth.mode, config.single_tenant, self._authenticator)
+
+        async def identified(authorization: Sequence[str], tenants: Sequence[str]) -> TenantId | Refused:
+            sender = await identification.sender(authorization, tenants)
+            return sender if isinstance(sender, TenantId) else identity_refused(sender)
 
         max_bytes = config.cluster.max_request_bytes
         limits = ReceiverLimits(max_request_bytes=max_bytes, max_json_bytes=min(max_bytes, 4 << 20))
         budget = BodyBudget(_BODIES_IN_FLIGHT * max_bytes)
         listen = config.listen
-        grpc = OtlpGrpcReceiver(dispatcher, identified, str(listen.otlp_grpc), limits, budget)
-        http = OtlpHttpReceiver(dispatcher, identified, str(listen.otlp_http), limits, budget)
+        grpc_tls = certificates(listen.otlp_grpc_tls, "listen.otlp_grpc_tls")
+        http_tls = certificates(listen.otlp_http_tls, "listen.otlp_http_tls")
+        grpc = OtlpGrpcReceiver(dispatcher, identified, str(listen.otlp_grpc), limits, budget, tls=grpc_tls)
+        http = OtlpHttpReceiver(dispatcher, identified, str(listen.otlp_http), limits, budget, tls=http_tls)
         grpc_port = await grpc.start()
         try:
             http_port = await http.start()
@@ -129,6 +170,7 @@ class Gateway:
             await grpc.drain(0)
             raise
         self._receivers = (grpc, http)
+        self._identification = identification
         log.info("accepting spans", otlp_grpc=grpc_port, otlp_http=http_port)
         return Ports(grpc_port, http_port)
 

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from tenants.identity.denied import Denial, Denied
 from tenants.identity.tenant_id import IdentityRefused
 
 _MAX_MESSAGE_CHARACTERS = 500
@@ -23,6 +24,10 @@ class RefusalReason(StrEnum):
 
     NO_ORG_ID = "no_org_id"
     INVALID_ORG_ID = "invalid_org_id"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    BLOCKED = "blocked"
     MALFORMED = "malformed"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
@@ -39,6 +44,8 @@ class Code(IntEnum):
     """The canonical status codes in use here: those of gRPC and of ``google.rpc.Status``."""
 
     INVALID_ARGUMENT = 3
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -53,7 +60,8 @@ class Answer:
         code: gRPC status, also the ``code`` of the Status in an HTTP body.
         http_status: HTTP status.
         is_retryable: whether the client may send the same request again. Clients decide by the code alone
-            (OTLP, "Failures"), so this must agree with it: the tests hold the table to OTLP's lists.
+            (OTLP, "Failures"), so this must agree with it: the tests hold the table to OTLP's lists. With
+            RESOURCE_EXHAUSTED over gRPC they do so only if they are told when.
     """
 
     code: Code
@@ -65,6 +73,10 @@ ANSWERS: Final[dict[RefusalReason, Answer]] = {
     # A forgotten header must be final: as UNAVAILABLE, clients would repeat it for ever (tenancy §1.4, D-3).
     RefusalReason.NO_ORG_ID: Answer(Code.UNAUTHENTICATED, 401, is_retryable=False),
     RefusalReason.INVALID_ORG_ID: Answer(Code.INVALID_ARGUMENT, 400, is_retryable=False),
+    RefusalReason.UNAUTHENTICATED: Answer(Code.UNAUTHENTICATED, 401, is_retryable=False),
+    RefusalReason.FORBIDDEN: Answer(Code.PERMISSION_DENIED, 403, is_retryable=False),
+    RefusalReason.RATE_LIMITED: Answer(Code.RESOURCE_EXHAUSTED, 429, is_retryable=True),
+    RefusalReason.BLOCKED: Answer(Code.PERMISSION_DENIED, 403, is_retryable=False),
     RefusalReason.MALFORMED: Answer(Code.INVALID_ARGUMENT, 400, is_retryable=False),
     # Over gRPC the transport itself refuses oversized messages, with RESOURCE_EXHAUSTED and no retry
     # information, which is as final for OTLP clients as this.
@@ -131,7 +143,16 @@ class Refused:
         return None if self.retry_after_s is None else str(math.ceil(self.retry_after_s))
 
 
-def identity_refused(fault: IdentityRefused) -> Refused:
-    """Turn the refusal of a tenant id into the answer of the receivers (tenancy §1.4)."""
+_DENIALS: Final = {
+    Denial.UNAUTHENTICATED: RefusalReason.UNAUTHENTICATED,
+    Denial.FORBIDDEN: RefusalReason.FORBIDDEN,
+    Denial.UNAVAILABLE: RefusalReason.UNAVAILABLE,
+}
+
+
+def identity_refused(fault: IdentityRefused | Denied) -> Refused:
+    """Turn the refusal of a tenant id or of credentials into the answer of the receivers (tenancy §1.4)."""
+    if isinstance(fault, Denied):
+        return Refused(_DENIALS[fault.denial], fault.message, fault.retry_after_s)
     reason = RefusalReason.NO_ORG_ID if fault.is_unauthenticated else RefusalReason.INVALID_ORG_ID
     return Refused(reason, fault.message)

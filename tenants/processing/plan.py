@@ -28,6 +28,7 @@ def plan_json(settings: TenantSettings) -> str:
         "trace_id_label_name": settings.trace_id_label_name,
         "max_label_name_length": settings.max_label_name_length,
         "max_label_value_length": settings.max_label_value_length,
+        "max_attribute_bytes": settings.ingestion.max_attribute_bytes,
         "stale_duration_s": settings.stale_duration.seconds,
         "limiter_type": settings.limiter_type,
         "max_active_series": settings.max_active_series,

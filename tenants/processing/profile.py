@@ -8,13 +8,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 import structlog
 
 from tenants import _engine
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.plan import plan_json
-from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
 from tenants.settings.service_config import ServiceConfig
 from tenants.settings.tenant_settings import TenantSettings, resolve
 
@@ -47,6 +48,19 @@ class _Refusal:
     fault: str
 
 
+class Put(Enum):
+    """What became of a change."""
+
+    NEW = auto()
+    """It is in force."""
+
+    OLD = auto()
+    """It, or a later one, already was."""
+
+    LACKS_BASE = auto()
+    """The version that it changes is not here: the whole has to come."""
+
+
 class ProfileBook:
     """Profiles by tenant, resolved on first use and again after a change. Safe to share between threads.
 
@@ -61,15 +75,16 @@ class ProfileBook:
         self._config = config
         self._max_profiles = max_profiles
         self._lock = threading.Lock()
-        self._runtime: RuntimeOverrides = {}
-        self._version = 0
-        self._profiles: OrderedDict[TenantId, tuple[int, TenantProfile]] = OrderedDict()
+        self._overrides = OverridesInForce()
+        self._profiles: OrderedDict[TenantId, TenantProfile] = OrderedDict()
+        # Profiles from before a change that may have changed them, to be resolved when they are asked for.
+        self._former: dict[TenantId, TenantProfile] = {}
         self._refusals: dict[TenantId, _Refusal] = {}
 
     @property
     def version(self) -> int:
         """Version of the overrides in force; zero before the first."""
-        return self._version
+        return self._overrides.version
 
     @property
     def faults(self) -> Mapping[TenantId, str]:
@@ -77,29 +92,53 @@ class ProfileBook:
         with self._lock:
             return {tenant: refusal.fault for tenant, refusal in self._refusals.items()}
 
-    def put_overrides(self, version: int, runtime: RuntimeOverrides) -> bool:
-        """Put overrides in force, unless newer ones already are; return whether they are new. Idempotent."""
+    def put_overrides(self, change: OverridesChange) -> Put:
+        """Put a change in force, unless it or a later one already is. Idempotent."""
         with self._lock:
-            if version <= self._version:
-                return False
-            self._version, self._runtime = version, runtime
-            return True
+            latter = applied(self._overrides, change)
+            if latter is None:
+                return Put.LACKS_BASE
+            if latter is self._overrides:
+                return Put.OLD
+            self._overrides = latter
+            if change.tenants is None:
+                self._former |= self._profiles
+                self._profiles.clear()
+            else:
+                for name in change.tenants:
+                    try:
+                        tenant = TenantId(name)
+                    except ValueError:
+                        # From a store that somebody else wrote to; nobody can ask for it.
+                        continue
+                    if (profile := self._profiles.pop(tenant, None)) is not None:
+                        self._former[tenant] = profile
+            return Put.NEW
 
     def get(self, tenant: TenantId) -> TenantProfile:
         """Return the tenant's profile under the overrides in force."""
         with self._lock:
-            known = self._profiles.get(tenant)
-            if known is None or known[0] != self._version:
-                profile = self._resolve(tenant, known[1] if known else None)
-                known = self._profiles[tenant] = (self._version, profile)
-                if len(self._profiles) > self._max_profiles:
-                    forgotten, _ = self._profiles.popitem(last=False)
-                    self._refusals.pop(forgotten, None)
-            self._profiles.move_to_end(tenant)
-            return known[1]
+            profile = self._profiles.get(tenant)
+            if profile is None:
+                profile = self._profiles[tenant] = self._resolve(tenant, self._former.get(tenant))
+                self._former.pop(tenant, None)
+                self._forget()
+            else:
+                self._profiles.move_to_end(tenant)
+            return profile
+
+    def _forget(self) -> None:
+        """Forget those not asked for longest, first those that were not asked for since the last change."""
+        while len(self._profiles) + len(self._former) > self._max_profiles:
+            if self._former:
+                forgotten = next(iter(self._former))
+                del self._former[forgotten]
+            else:
+                forgotten, _ = self._profiles.popitem(last=False)
+            self._refusals.pop(forgotten, None)
 
     def _resolve(self, tenant: TenantId, former: TenantProfile | None) -> TenantProfile:
-        settings = resolve(self._config, self._runtime, tenant)
+        settings = resolve(self._config, self._overrides, tenant)
         if former and former.settings == settings:
             self._refusals.pop(tenant, None)
             return former

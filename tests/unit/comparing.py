@@ -28,6 +28,7 @@ def assert_counters_alike(engine: EngineDriver, model: ReferenceModel) -> None:
     for counter in (
         *("received_spans", "rejected", "discarded", "ignored_multipliers", "skipped_processor_pushes", "edges"),
         *("expired_edges", "dropped_spans", "dropped_edges", "dropped_span_side_cache_overflow", "invalid_edges"),
+        "attributes_truncated",
     ):
         assert (counter, getattr(engine, counter)) == (counter, getattr(model, counter))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import structlog
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from cluster.gateway.dispatch import Dispatcher, GroupBounds, HostLane
 from cluster.gateway.intake import Accepted
@@ -15,7 +16,12 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import FrameGroup
-from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, edges_on, overrides, request, span, spans_on
+from tenants.settings import Overrides
+from tenants.settings.in_force import OverridesInForce, whole
+from tenants.settings.model import validate
+from tenants.settings.tenant_state import TenantState
+from tests.overrides_in_force import whole_of
+from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, config, edges_on, overrides, request, span, spans_on
 from tests.unit.waiting import until
 
 KEY = ShardKey(ACME, 0, 1)
@@ -172,10 +178,22 @@ def dispatcher(
     profiles: ProfileBook | None = None,
     max_queued_bytes: int = 1 << 20,
     clock_ns: Callable[[], int] = lambda: NOW_NS,
+    monotonic_ns: Callable[[], int] = lambda: 0,
+    gateways: int = 1,
 ) -> Dispatcher:
     routes = Routes(1, tuple(hosts), ("collector-0",))
     sends = {name: host.take for name, host in hosts.items()}
-    return Dispatcher(profiles or book(), routes, sends, bounds, clock_ns, max_queued_bytes=max_queued_bytes)
+    return Dispatcher(
+        profiles or book(),
+        routes,
+        sends,
+        bounds,
+        clock_ns,
+        monotonic_ns=monotonic_ns,
+        random=lambda: 0.5,
+        gateways=gateways,
+        max_queued_bytes=max_queued_bytes,
+    )
 
 
 def measured(intake: Dispatcher) -> dict[tuple[str, ...], float]:
@@ -225,7 +243,7 @@ async def test_request_is_refused_whole_if_one_of_its_hosts_fails() -> None:
     assert refused.answer.is_retryable
     figures = measured(intake)
     assert figures["millrace_dispatch_failures_total", "h1"] == 1
-    assert not [key for key in figures if key[0] in {"millrace_spans_received_total"}]
+    assert figures["millrace_spans_received_total", "acme"] == 0
     assert await intake.submit(ACME, request(*["op"] * 50)) == Accepted()
     assert measured(intake)["millrace_spans_received_total", "acme"] == 50
 
@@ -272,13 +290,17 @@ async def test_requests_are_refused_while_too_much_waits_and_taken_again_after()
 async def test_malformed_request_is_final_and_says_where() -> None:
     host = Host()
     intake = dispatcher({"h": host})
-    refused = await intake.submit(ACME, request("op")[:-3])
+    body = request("op")[:-3]
+    refused = await intake.submit(ACME, body)
     assert isinstance(refused, Refused)
     assert refused.reason is RefusalReason.MALFORMED
     assert "at byte" in refused.message
     assert "resource_spans" in refused.message
     assert host.groups == []
-    assert not [key for key in measured(intake) if key[0].endswith(("spans_received_total", "bytes_total"))]
+    figures = measured(intake)
+    assert figures["millrace_ingress_bytes_total", "acme"] == len(body)
+    assert figures["millrace_bytes_received_total", "acme"] == 0
+    assert figures["millrace_spans_received_total", "acme"] == 0
 
 
 async def test_spans_without_valid_ids_are_refused_and_the_others_counted() -> None:
@@ -291,7 +313,7 @@ async def test_spans_without_valid_ids_are_refused_and_the_others_counted() -> N
         "spans without a valid id: 1 invalid_span_id, 2 invalid_trace_id; ids are 16 and 8 bytes, not all zero",
     )
     figures = measured(intake)
-    assert figures["millrace_spans_received_total", "acme"] == 4
+    assert figures["millrace_spans_received_total", "acme"] == 1
     assert figures["millrace_spans_discarded_total", "acme", "gateway", "invalid_trace_id"] == 2
     assert figures["millrace_spans_discarded_total", "acme", "gateway", "invalid_span_id"] == 1
     assert len(host.groups) == 1
@@ -310,7 +332,9 @@ async def test_tenant_without_processors_is_accepted_and_nothing_is_sent() -> No
     host = Host()
     intake = dispatcher({"h": host}, profiles=book({}))
     body = request("op", "op")
-    assert await intake.submit(ACME, body) == Accepted()
+    answer = await intake.submit(ACME, body)
+    assert isinstance(answer, Accepted)
+    assert (answer.rejected_spans, "no active processor" in answer.message) == (0, True)
     assert host.groups == []
     figures = measured(intake)
     assert figures["millrace_spans_received_total", "acme"] == 2
@@ -328,7 +352,7 @@ async def test_request_that_is_to_become_no_metrics_is_counted_and_goes_nowhere(
     assert answer.rejected_spans == 1
     assert host.groups == []
     figures = measured(intake)
-    assert figures["millrace_spans_received_total", "acme"] == 4
+    assert figures["millrace_spans_received_total", "acme"] == 3
     assert figures["millrace_bytes_received_total", "acme"] == len(body)
     assert figures[*DISCARDED, "gateway", "outside_metrics_ingestion_slack"] == 1
     assert figures[*DISCARDED, "gateway", "invalid_trace_id"] == 1
@@ -344,12 +368,12 @@ async def test_processors_are_those_in_force_also_for_a_tenant_that_is_silent() 
     await intake.submit(ACME, request("op"))
     await intake.submit(globex, request("op"))
     assert active(intake) == {"acme": {"span-metrics", "service-graphs"}, "globex": {"span-metrics"}}
-    await intake.put_overrides(2, overrides(globex=BOTH))
+    await intake.put_overrides(whole_of(2, overrides(globex=BOTH)))
     assert active(intake) == {"acme": set(), "globex": {"span-metrics", "service-graphs"}}
     assert (
         measured(intake)["millrace_spans_discarded_total", "globex", "service_graphs", "service_graphs_filtered"] == 0
     )
-    await intake.put_overrides(1, overrides(acme=BOTH))  # older than what is in force
+    await intake.put_overrides(whole_of(1, overrides(acme=BOTH)))  # older than what is in force
     assert active(intake)["acme"] == set()
 
 
@@ -359,7 +383,7 @@ async def test_request_that_ends_after_a_change_of_settings_does_not_bring_the_f
     intake = dispatcher({"h": host})
     waiting = asyncio.ensure_future(intake.submit(ACME, request("op")))
     await until(lambda: host.at_once == 1)
-    await intake.put_overrides(2, overrides(acme=edges_on()))
+    await intake.put_overrides(whole_of(2, overrides(acme=edges_on())))
     host.release()
     assert await waiting == Accepted()
     assert active(intake) == {"acme": {"service-graphs"}}
@@ -383,12 +407,12 @@ async def test_settings_that_cannot_be_put_in_force_are_counted_at_every_update(
     monkeypatch.setattr(_engine, "Plan", refusing)
     bad = spans_on(processor={"span_metrics": {"dimensions": ["refused"]}})
     with structlog.testing.capture_logs():
-        await intake.put_overrides(2, overrides(acme=bad, globex=bad))
+        await intake.put_overrides(whole_of(2, overrides(acme=bad, globex=bad)))
         assert active(intake) == {"acme": {"span-metrics"}}
         await intake.submit(globex, request("op"))
         await intake.submit(globex, request("op"))
         assert [measured(intake)[failed, tenant] for tenant in ("acme", "globex")] == [1, 1]
-        await intake.put_overrides(3, overrides(acme=spans_on(), globex=bad))
+        await intake.put_overrides(whole_of(3, overrides(acme=spans_on(), globex=bad)))
         assert [measured(intake)[failed, tenant] for tenant in ("acme", "globex")] == [1, 2]
     assert active(intake) == {"acme": {"span-metrics"}, "globex": set()}
 
@@ -414,7 +438,147 @@ async def test_settings_put_in_force_hold_from_the_next_request() -> None:
     host = Host()
     intake = dispatcher({"h": host})
     await intake.submit(ACME, request("op"))
-    intake.book.put_overrides(2, overrides(acme=spans_on(shards=3)))
+    intake.book.put_overrides(whole_of(2, overrides(acme=spans_on(shards=3))))
     await intake.submit(ACME, request(*["op"] * 60))
     assert {key.count for key, _ in host.groups[0].shards} == {1}
     assert {key.count for group in host.groups[1:] for key, _ in group.shards} == {3}
+
+
+# Limits of what a tenant may send (tenancy §4.2, §4.4, §4.8)
+
+
+def limited(state: TenantState = TenantState.ACTIVE, text: str = "", **ingestion: Any) -> ProfileBook:
+    """A book of a tenant with span metrics and these limits."""
+    entry = validate(Overrides, {"metrics_generator": spans_on(), "ingestion": ingestion})
+    profiles = ProfileBook(config(text))
+    profiles.put_overrides(whole(OverridesInForce(1, {"acme": entry}, states={"acme": state})))
+    return profiles
+
+
+def discarded(intake: Dispatcher) -> dict[str, float]:
+    """The spans of acme that the gateway discarded, by reason."""
+    return {key[3]: value for key, value in measured(intake).items() if key[:3] == (*DISCARDED, "gateway")}
+
+
+async def test_tenant_above_its_rate_is_refused_and_let_in_again() -> None:  # case 93
+    now_ns, body, host = [0], request("op", "op"), Host()
+    size = len(body)
+    profiles = limited(rate_limit_bytes=2 * size, burst_size_bytes=2 * size)
+    intake = dispatcher({"h": host}, profiles=profiles, monotonic_ns=lambda: now_ns[0])
+    assert [await intake.submit(ACME, body) for _ in range(2)] == [Accepted()] * 2
+    refused = await intake.submit(ACME, body)
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.retry_after_s) == (RefusalReason.RATE_LIMITED, 1.0)
+    assert refused.text.startswith("RATE_LIMITED: ")
+    assert f"adding {size} bytes for tenant acme" in refused.text
+    assert len(host.groups) == 2
+    figures = measured(intake)
+    assert figures["millrace_ingress_bytes_total", "acme"] == 3 * size
+    assert figures["millrace_bytes_received_total", "acme"] == 2 * size
+    assert figures["millrace_spans_received_total", "acme"] == 4
+    assert discarded(intake) == {"rate_limited": 2}
+    now_ns[0] = SECOND_NS
+    assert await intake.submit(ACME, body) == Accepted()
+
+
+async def test_spans_of_a_refused_request_that_is_malformed_are_not_counted() -> None:
+    intake = dispatcher({"h": Host()}, profiles=limited(rate_limit_bytes=0))
+    refused = await intake.submit(ACME, request("op")[:-3])
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.retry_after_s) == (RefusalReason.RATE_LIMITED, None)
+    assert discarded(intake) == {"rate_limited": 0}
+
+
+async def test_request_beyond_the_burst_is_refused_for_good() -> None:  # case 96
+    body = request("op", "op", "op")
+    intake = dispatcher({"h": Host()}, profiles=limited(burst_size_bytes=len(body) - 1))
+    refused = await intake.submit(ACME, body)
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.answer.http_status, refused.retry_after_s) == (RefusalReason.TOO_LARGE, 413, None)
+    assert discarded(intake) == {"too_large": 3}
+
+
+async def test_blocked_tenant_is_refused_for_good_and_counted() -> None:
+    host = Host()
+    intake = dispatcher({"h": host}, profiles=limited(TenantState.BLOCKED))
+    refused = await intake.submit(ACME, request("op"))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.answer.http_status, refused.retry_after_s) == (RefusalReason.BLOCKED, 403, None)
+    assert discarded(intake) == {"blocked": 1}
+    assert host.groups == []
+
+
+async def test_paused_tenant_is_warned_once_a_minute_and_nothing_is_generated() -> None:
+    now_ns, host = [0], Host()
+    profiles = limited(TenantState.PAUSED)
+    intake = dispatcher({"h": host}, profiles=profiles, monotonic_ns=lambda: now_ns[0])
+    quiet = await intake.submit(ACME, request("op"), skip_generation=True)
+    bad = await intake.submit(ACME, request(spans=[span(trace_id=b"")]))
+    first, second = [await intake.submit(ACME, request("op")) for _ in range(2)]
+    now_ns[0] = 60 * SECOND_NS
+    third = await intake.submit(ACME, request("op"))
+    answers = (quiet, bad, first, second, third)
+    assert all(isinstance(answer, Accepted) for answer in answers)
+    warned = ["paused" in answer.message for answer in answers if isinstance(answer, Accepted)]
+    assert warned == [False, False, True, False, True]
+    assert host.groups == []
+    assert measured(intake)["millrace_spans_received_total", "acme"] == 4
+
+
+async def test_gateways_share_a_global_rate() -> None:  # case 97
+    now_ns, body = [0], request("op")
+    size = len(body)
+    together = "overrides: {defaults: {ingestion: {rate_strategy: global}}}"
+    profiles = limited(text=together, rate_limit_bytes=4 * size, burst_size_bytes=size)
+    intake = dispatcher({"h": Host()}, profiles=profiles, monotonic_ns=lambda: now_ns[0], gateways=4)
+    assert await intake.submit(ACME, body) == Accepted()
+    now_ns[0] = SECOND_NS - 1
+    assert isinstance(await intake.submit(ACME, body), Refused)
+    now_ns[0] = SECOND_NS
+    assert await intake.submit(ACME, body) == Accepted()
+    intake.put_gateways(1)
+    assert isinstance(await intake.submit(ACME, body), Refused)
+    now_ns[0] += SECOND_NS // 4
+    assert await intake.submit(ACME, body) == Accepted()
+
+
+async def test_refusal_for_the_sake_of_the_hosts_costs_no_tokens() -> None:
+    host, body = Host(), request("op")
+    host.hold()
+    intake = dispatcher({"h": host}, profiles=limited(burst_size_bytes=2 * len(body)), max_queued_bytes=0)
+    waiting = asyncio.ensure_future(intake.submit(ACME, body))
+    await until(lambda: host.at_once == 1)
+    for _ in range(3):
+        refused = await intake.submit(ACME, body)
+        assert isinstance(refused, Refused)
+        assert refused.reason is RefusalReason.OVERLOADED
+    host.release()
+    assert await waiting == Accepted()
+    assert await intake.submit(ACME, body) == Accepted()
+
+
+@pytest.mark.parametrize("body", [request("op"), b"\xff"])
+async def test_answers_are_held_back_refusals_included_until_the_end(body: bytes) -> None:
+    intake = dispatcher({"h": Host()}, profiles=limited(artificial_delay="1m"))
+    answer = asyncio.ensure_future(intake.submit(ACME, body))
+    other = asyncio.ensure_future(intake.submit(TenantId("globex"), request("op")))
+    await until(other.done)
+    assert not answer.done()
+    intake.end_delays()
+    async with asyncio.timeout(5):
+        assert isinstance(await answer, Accepted if body != b"\xff" else Refused)
+    histograms = {
+        key[1]: value for key, value in measured(intake).items() if key[0] == "millrace_added_latency_seconds"
+    }
+    assert histograms.keys() == {"acme"}
+
+
+async def test_cut_attributes_are_counted_by_where_they_stand() -> None:
+    host = Host()
+    intake = dispatcher({"h": host}, profiles=limited(max_attribute_bytes=64))
+    long = KeyValue(key="k", value=AnyValue(string_value="x" * 65))
+    body = request(spans=[span(attributes=[long, long])], service="s" * 65)
+    assert await intake.submit(ACME, body) == Accepted()
+    figures = measured(intake)
+    assert figures["millrace_attributes_truncated_total", "acme", "span"] == 2
+    assert figures["millrace_attributes_truncated_total", "acme", "resource"] == 1

@@ -12,6 +12,7 @@ from cluster.measurements import families
 from cluster.placement import Routes
 from tenants.processing.shard_set import FrameGroup
 from tenants.settings import ServiceConfig
+from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.conditions import is_open
 from tests.unit.tenant_work import NOW_NS, config, overrides, request, spans_on
@@ -41,7 +42,7 @@ class Harness:
     async def configure(self, text: str = "", version: int = 1) -> Ports:
         settings: ServiceConfig = config(LISTEN + text)
         hosts = {"shard-host-0": ActorHandle(self.host)}
-        return await self.gateway.configure(settings, ROUTES, hosts, version, TENANTS)
+        return await self.gateway.configure(settings, ROUTES, hosts, whole_of(version, TENANTS))
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_newer_overrides_are_shown_before_the_next_request(harness: Harnes
         return figures["millrace_active_processors", "acme", "span-metrics"]
 
     assert await is_active() == 1
-    await harness.gateway.put_overrides(2, {})
+    await harness.gateway.put_overrides(whole_of(2, {}))
     assert await is_active() == 0
 
 
@@ -119,7 +120,7 @@ async def test_nothing_listens_when_one_address_cannot_be_had(harness: Harness) 
     text = f"listen: {{otlp_grpc: '127.0.0.1:0', otlp_http: '127.0.0.1:{taken.otlp_http}'}}"
     hosts = {"shard-host-0": ActorHandle(harness.host)}
     with pytest.raises(CannotListenError):
-        await harness.gateway.configure(config(text), ROUTES, hosts, 1, TENANTS)
+        await harness.gateway.configure(config(text), ROUTES, hosts, whole_of(1, TENANTS))
     assert not await harness.gateway.is_configured()
     await other.gateway.drain(0)
     await harness.configure()

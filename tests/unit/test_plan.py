@@ -6,12 +6,14 @@ from tenants import _engine
 from tenants.identity import TenantId
 from tenants.processing.plan import plan_json
 from tenants.settings import Overrides, ServiceConfig, TenantSettings, parse_service_config, resolve
+from tenants.settings.in_force import OverridesInForce
 from tenants.settings.model import validate
+from tests.overrides_in_force import in_force
 
 
 def settings(generator: dict[str, object], config: str = "") -> TenantSettings:
     entry = validate(Overrides, {"metrics_generator": generator})
-    return resolve(parse_service_config(config.encode(), {}), {"acme": entry}, TenantId("acme"))
+    return resolve(parse_service_config(config.encode(), {}), in_force({"acme": entry}), TenantId("acme"))
 
 
 BUILT_IN = {
@@ -75,6 +77,7 @@ BUILT_IN = {
     "trace_id_label_name": "traceID",
     "max_label_name_length": 1024,
     "max_label_value_length": 2048,
+    "max_attribute_bytes": 2048,
     "stale_duration_s": 900.0,
     "limiter_type": "series",
     "max_active_series": 0,
@@ -90,7 +93,7 @@ def test_built_in_settings_give_the_documented_plan() -> None:
 
 
 def test_processor_that_is_not_listed_is_null() -> None:
-    assert json.loads(plan_json(resolve(ServiceConfig(), {}, TenantId("acme")))) == BUILT_IN | {
+    assert json.loads(plan_json(resolve(ServiceConfig(), OverridesInForce(), TenantId("acme")))) == BUILT_IN | {
         "span_metrics": None,
         "service_graphs": None,
         "host_info": None,
@@ -114,6 +117,7 @@ POLICY = {
 
 
 STATIC = """
+ingestion: {max_attribute_bytes: 300}
 metrics_generator:
   limiter_type: entity
   registry: {max_label_name_length: 5, max_label_value_length: 6, stale_duration: 1m}
@@ -234,6 +238,7 @@ def test_every_setting_reaches_the_plan() -> None:
         "trace_id_label_name": "trace_id",
         "max_label_name_length": 5,
         "max_label_value_length": 6,
+        "max_attribute_bytes": 300,
         "stale_duration_s": 60.0,
         "limiter_type": "entity",
         "max_active_series": 7,

@@ -6,10 +6,13 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from cluster.gateway.refusal import ANSWERS, Code, RefusalReason, Refused, identity_refused
+from tenants.identity.denied import Denial, DenialReason, Denied
 from tenants.identity.tenant_id import IdentityReason, IdentityRefused
 
 # OTLP, "Failures": the gRPC codes that clients retry; RESOURCE_EXHAUSTED only with RetryInfo.
-RETRYABLE_CODES = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
+RETRYABLE_CODES = {
+    *("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"),
+}
 # OTLP, "Retryable Response Codes".
 RETRYABLE_HTTP = {429, 502, 503, 504}
 
@@ -28,7 +31,12 @@ def test_clients_retry_exactly_what_the_table_says(reason: RefusalReason) -> Non
         # tenancy §1.4
         ("no_org_id", 16, 401),
         ("invalid_org_id", 3, 400),
+        ("unauthenticated", 16, 401),
+        ("forbidden", 7, 403),
+        # tenancy §5.1
+        ("blocked", 7, 403),
         # tenancy §4.4
+        ("rate_limited", 8, 429),
         ("malformed", 3, 400),
         ("too_large", 3, 413),
         ("unsupported_media_type", 3, 415),
@@ -98,6 +106,27 @@ def test_long_message_is_cut_but_keeps_its_id() -> None:
 )
 def test_missing_tenant_is_told_from_an_invalid_one(fault: IdentityReason, reason: RefusalReason) -> None:
     assert identity_refused(IdentityRefused(fault, "look")) == Refused(reason, "look")
+
+
+@pytest.mark.parametrize(
+    ("reason", "refusal", "retry_after_s"),
+    [
+        (DenialReason.EXPIRED, RefusalReason.UNAUTHENTICATED, None),
+        (DenialReason.LACKS_SCOPE, RefusalReason.FORBIDDEN, None),
+        (DenialReason.OVERLOADED, RefusalReason.UNAVAILABLE, 1.0),
+    ],
+)
+def test_what_was_denied_is_refused_in_the_words_of_the_receivers(
+    reason: DenialReason, refusal: RefusalReason, retry_after_s: float | None
+) -> None:
+    assert identity_refused(Denied(reason, "look", retry_after_s)) == Refused(refusal, "look", retry_after_s)
+
+
+@pytest.mark.parametrize("reason", DenialReason)
+def test_every_denial_has_a_refusal(reason: DenialReason) -> None:
+    assert identity_refused(Denied(reason, "look")).answer.is_retryable == (
+        Denied(reason, "").denial is Denial.UNAVAILABLE
+    )
 
 
 def test_refusal_survives_pickling() -> None:

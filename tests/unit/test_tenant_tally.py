@@ -1,10 +1,11 @@
+import math
 from typing import Any
 
 import pytest
 
 from cluster.gateway import tenant_tally
 from cluster.gateway.tenant_tally import TenantTally
-from cluster.measurements import families
+from cluster.measurements import Distribution, families
 from tenants import _engine
 from tenants.identity import TenantId
 from tenants.settings.processors import ProcessorName
@@ -24,7 +25,12 @@ def split(*names: str, **options: Any) -> _engine.Split:
     return _engine.split(request(*names, spans=options.pop("spans", ())), plan, 1, NOW_NS, **options)
 
 
-def figures(tally: TenantTally) -> dict[tuple[str, ...], float]:
+def accept(tally: TenantTally, tenant: TenantId, body_bytes: int, accepted: _engine.Split) -> None:
+    tally.count_ingress(tenant, body_bytes)
+    tally.count(tenant, body_bytes, accepted)
+
+
+def figures(tally: TenantTally) -> dict[tuple[str, ...], float | Distribution]:
     measured = tally.measure()
     found = {(name, *labels): value for name, labels, value in measured}
     assert len(found) == len(measured), "a series is measured twice"
@@ -32,24 +38,25 @@ def figures(tally: TenantTally) -> dict[tuple[str, ...], float]:
     return found
 
 
-def processors(tally: TenantTally) -> dict[str, float]:
+def processors(tally: TenantTally) -> dict[str, float | Distribution]:
     return {key[2]: value for key, value in figures(tally).items() if key[0] == "millrace_active_processors"}
 
 
 def test_requests_of_a_tenant_add_up() -> None:
     tally = TenantTally()
-    tally.count(ACME, 100, split("a", "b"))
-    tally.count(ACME, 20, split("a", spans=[span(trace_id=b"")]))
+    accept(tally, ACME, 100, split("a", "b"))
+    accept(tally, ACME, 20, split("a", spans=[span(trace_id=b"")]))
     assert figures(tally) == {
+        ("millrace_ingress_bytes_total", "acme"): 120,
         ("millrace_bytes_received_total", "acme"): 120,
-        ("millrace_spans_received_total", "acme"): 4,
+        ("millrace_spans_received_total", "acme"): 3,
         ("millrace_spans_discarded_total", "acme", "gateway", "invalid_trace_id"): 1,
     }
 
 
 def test_every_known_processor_is_shown_and_parts_are_never_active() -> None:
     tally = TenantTally()
-    tally.count(ACME, 1, split("a"))
+    accept(tally, ACME, 1, split("a"))
     tally.use(settings("span-metrics-count", "service-graphs", "service-graphs-connection-info"))
     assert processors(tally) == {name: float(name in {"span-metrics", "service-graphs"}) for name in ProcessorName}
     assert not [name for name in PARTS if processors(tally)[name]]
@@ -67,7 +74,7 @@ def test_discards_exist_at_zero_as_soon_as_their_processor_is_active(
     processor: str, children: set[tuple[str, str]]
 ) -> None:
     tally = TenantTally()
-    tally.count(ACME, 1, split("a"))
+    accept(tally, ACME, 1, split("a"))
     tally.use(settings(processor))
     found = {key[2:]: value for key, value in figures(tally).items() if key[0] == "millrace_spans_discarded_total"}
     assert found == dict.fromkeys(children, 0)
@@ -77,9 +84,9 @@ def test_discards_exist_at_zero_as_soon_as_their_processor_is_active(
 
 def test_discards_go_on_counting_when_their_processor_is_switched_off_and_on_again() -> None:
     tally = TenantTally()
-    tally.count(ACME, 1, split(spans=[span(name="\ufffd")]))
+    accept(tally, ACME, 1, split(spans=[span(name="\ufffd")]))
     tally.use(settings("span-metrics"))
-    tally.count(ACME, 1, split("a", spans=[span(span_id=b"")]))
+    accept(tally, ACME, 1, split("a", spans=[span(span_id=b"")]))
     before = figures(tally)
     tally.use(settings())
     tally.use(settings("span-metrics"))
@@ -88,9 +95,13 @@ def test_discards_go_on_counting_when_their_processor_is_switched_off_and_on_aga
 
 def test_tenant_that_never_had_a_processor_has_no_series_of_them() -> None:
     tally = TenantTally()
-    tally.count(ACME, 1, split("a"))
+    accept(tally, ACME, 1, split("a"))
     tally.use(settings())
-    assert {key[0] for key in figures(tally)} == {"millrace_bytes_received_total", "millrace_spans_received_total"}
+    assert {key[0] for key in figures(tally)} == {
+        "millrace_ingress_bytes_total",
+        "millrace_bytes_received_total",
+        "millrace_spans_received_total",
+    }
     tally.use(settings("host-info"))
     tally.use(settings())
     assert set(processors(tally).values()) == {0.0}
@@ -109,16 +120,42 @@ def test_spans_whose_multiplier_cannot_be_used_are_counted() -> None:
     spans = [span("a"), span("b")]
     spans[0].attributes.add(key="ratio").value.string_value = "0.5"
     spans[1].attributes.add(key="ratio").value.double_value = 0.5
-    tally.count(ACME, 1, split(spans=spans, generator=generator))
+    accept(tally, ACME, 1, split(spans=spans, generator=generator))
     assert figures(tally)["millrace_ignored_span_multipliers_total", "acme"] == 1
+
+
+def test_what_is_refused_was_sent_and_is_discarded() -> None:
+    tally = TenantTally()
+    assert tally.count_ingress(ACME, 7)
+    assert not tally.count_ingress(ACME, 8)
+    tally.count_refused(ACME, "rate_limited", 3)
+    tally.count_refused(ACME, "rate_limited", 4)
+    assert figures(tally) == {
+        ("millrace_ingress_bytes_total", "acme"): 15,
+        ("millrace_bytes_received_total", "acme"): 0,
+        ("millrace_spans_received_total", "acme"): 0,
+        ("millrace_spans_discarded_total", "acme", "gateway", "rate_limited"): 7,
+    }
+
+
+def test_answers_that_were_held_back_make_a_histogram() -> None:
+    tally = TenantTally()
+    tally.count_ingress(ACME, 1)
+    for seconds in (0.0, 0.25, 0.26, 66.0):
+        tally.count_added_latency(ACME, seconds)
+    latency = figures(tally)["millrace_added_latency_seconds", "acme"]
+    assert isinstance(latency, Distribution)
+    counts = dict(latency.buckets)
+    assert [counts[bound] for bound in (0.01, 0.1, 0.25, 0.5, 50.0, math.inf)] == [1, 1, 2, 3, 3, 4]
+    assert latency.total == pytest.approx(66.51)
 
 
 def test_tenants_beyond_the_bound_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tenant_tally, "MAX_MEASURED_TENANTS", 2)
     tally = TenantTally()
     for name in ("a", "b", "c", "d", "a"):
-        tally.count(TenantId(name), 10, split("op"))
-    tally.count(TenantId("e"), 1, split("op", skip_generation=True))
+        accept(tally, TenantId(name), 10, split("op"))
+    accept(tally, TenantId("e"), 1, split("op", skip_generation=True))
     spans = {key[1]: value for key, value in figures(tally).items() if key[0] == "millrace_spans_received_total"}
     assert spans == {"a": 2, "b": 1, "__other__": 3}
     skipped = "millrace_metrics_generation_skipped_processor_pushes_total"

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::error::WireFault;
+use crate::labels::truncate;
 use crate::wire::{Cursor, WireResult, bytes_tag, delimited_len, fixed64_tag, varint_len, varint_tag};
 
 /// Arrays and key/value lists may nest this deep; protobuf runtimes give up at 100 messages, two per level.
@@ -73,6 +74,41 @@ impl<'a> Attribute<'a> {
         }
     }
 
+    /// As [`Self::read`], with key and string value cut to `limit` bytes at a UTF-8 character (tenancy §4.5); if anything
+    /// is, one is added to `cuts`. The encoded length is that of what is left.
+    #[inline(always)]
+    pub fn read_within(
+        limit: usize,
+        message: &'a [u8],
+        parent: &Cursor<'a>,
+        cuts: &mut u64,
+    ) -> WireResult<Self> {
+        // A text that is too long stands in a message that is longer still.
+        if message.len() <= limit {
+            Self::read(message, parent)
+        } else {
+            Self::read_cut(limit, message, parent, cuts)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_cut(limit: usize, message: &'a [u8], parent: &Cursor<'a>, cuts: &mut u64) -> WireResult<Self> {
+        let mut attribute = Self::read_nested(message, parent, 0)?;
+        let before = attribute.encoded_len;
+        let key = truncate(attribute.key, limit);
+        attribute.encoded_len -= optional_len(attribute.key) - optional_len(key);
+        attribute.key = key;
+        if let AnyValue::String(text) = attribute.value {
+            let left = truncate(text, limit);
+            let value_len = |text: &[u8]| delimited_len(delimited_len(text.len()));
+            attribute.encoded_len -= value_len(text) - value_len(left);
+            attribute.value = AnyValue::String(left);
+        }
+        *cuts += u64::from(attribute.encoded_len < before);
+        Ok(attribute)
+    }
+
     /// Most attributes are a short key with a short string or number in canonical encoding: a few comparisons tell.
     #[inline(always)]
     fn read_short(message: &'a [u8]) -> Option<Self> {
@@ -123,15 +159,10 @@ impl<'a> Attribute<'a> {
                 tag => cursor.unexpected(tag, &[1, 2, 3])?,
             }
         }
-        let key_len = if key.is_empty() {
-            0
-        } else {
-            delimited_len(key.len())
-        };
         Ok(Self {
             key,
             value,
-            encoded_len: key_len + value_len.map_or(0, delimited_len) + index_len,
+            encoded_len: optional_len(key) + value_len.map_or(0, delimited_len) + index_len,
         })
     }
 }
@@ -141,6 +172,16 @@ impl<'a> Attribute<'a> {
 pub fn int32_len(raw: u64) -> usize {
     let value = i64::from(raw as i32) as u64;
     if value == 0 { 0 } else { 1 + varint_len(value) }
+}
+
+/// Canonical length of an optional field of bytes or text with a one-byte tag: nothing when empty.
+#[inline]
+pub fn optional_len(bytes: &[u8]) -> usize {
+    if bytes.is_empty() {
+        0
+    } else {
+        delimited_len(bytes.len())
+    }
 }
 
 fn read_value<'a>(message: &'a [u8], parent: &Cursor<'a>, depth: u32) -> WireResult<(AnyValue<'a>, usize)> {
@@ -327,6 +368,55 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(float_text(value), text);
         }
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character_and_measured_anew() {
+        let attribute = |key: &str, text: &str| {
+            let mut value = vec![0x0a];
+            put_varint(&mut value, text.len() as u64);
+            value.extend_from_slice(text.as_bytes());
+            let mut message = vec![0x0a];
+            put_varint(&mut message, key.len() as u64);
+            message.extend_from_slice(key.as_bytes());
+            message.push(0x12);
+            put_varint(&mut message, value.len() as u64);
+            message.extend(value);
+            message
+        };
+        let (limit, fits) = (64, "x".repeat(64));
+        let cases = [
+            ("k", fits.as_str(), "k", fits.as_str()),
+            (&fits, "v", &fits, "v"),
+            ("k", &format!("{}é", &fits[1..]), "k", &fits[1..]),
+            ("k", &"🚀".repeat(50), "k", &"🚀".repeat(16)),
+            (
+                &"k".repeat(200),
+                &"v".repeat(9000),
+                &"k".repeat(64),
+                &"v".repeat(64),
+            ),
+        ];
+        for (key, text, left_key, left_text) in cases {
+            let (message, left) = (attribute(key, text), attribute(left_key, left_text));
+            let mut cuts = 0;
+            let read =
+                Attribute::read_within(limit, &message, &Cursor::new(&message, "test"), &mut cuts).unwrap();
+            assert_eq!(read.key, left_key.as_bytes());
+            assert_eq!(read.value, AnyValue::String(left_text.as_bytes()));
+            assert_eq!(read.encoded_len, left.len());
+            assert_eq!(cuts, u64::from(message != left));
+        }
+    }
+
+    #[test]
+    fn values_that_are_no_text_are_never_cut() {
+        let array = [vec![0x0a, 72, 0x0a, 70], vec![b'a'; 70]].concat();
+        let value = [vec![0x2a, array.len() as u8], array].concat();
+        let message = [vec![0x0a, 1, b'k', 0x12, value.len() as u8], value].concat();
+        let mut cuts = 0;
+        let read = Attribute::read_within(64, &message, &Cursor::new(&message, "test"), &mut cuts).unwrap();
+        assert_eq!((read.encoded_len, cuts), (message.len(), 0));
     }
 
     #[test]

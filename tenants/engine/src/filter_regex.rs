@@ -1,4 +1,4 @@
-//! A pattern of a filter: RE2's syntax and meaning, with bounds on what it may cost (processors §0.8 and §0.9).
+//! A pattern of a filter or of a relabelling rule: RE2's syntax and meaning, with bounds on what it may cost (processors §0.8 and §0.9).
 //!
 //! The engine behind it never backtracks: a search takes time in proportion to the text, whatever the pattern. What a
 //! hostile pattern could still take is memory and time to compile, and both are bounded here.
@@ -21,24 +21,8 @@ pub struct Pattern(Regex);
 impl Pattern {
     /// Compile `pattern`; the error says what is wrong with it.
     pub fn new(pattern: &str) -> Result<Self, String> {
-        if pattern.len() > MAX_PATTERN_LEN {
-            return Err(format!("is a pattern of more than {MAX_PATTERN_LEN} bytes"));
-        }
-        let rewritten = re2::rewrite(pattern)
-            .map_err(|fault| format!("is not a usable pattern in RE2 syntax: {fault}"))?;
-        RegexBuilder::new(&rewritten)
-            .size_limit(MAX_COMPILED_LEN)
-            .dfa_size_limit(MAX_COMPILED_LEN)
-            .nest_limit(MAX_NEST)
-            .build()
-            .map(Self)
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(limit) => {
-                    format!("is a pattern that takes more than {limit} bytes when compiled")
-                }
-                // The syntax is the rewriter's own, so only its nesting can be at fault.
-                _ => "is a pattern that nests too deeply".to_owned(),
-            })
+        check_length(pattern)?;
+        compile(&re2::rewrite(pattern).map_err(|fault| refused(&fault))?).map(Self)
     }
 
     /// Whether the pattern matches anywhere in `text`. Each byte that is not UTF-8 is seen as U+FFFD, as Go does.
@@ -49,6 +33,39 @@ impl Pattern {
             Err(_) => self.0.is_match(&with_replacements(text)),
         }
     }
+}
+
+/// A compiled pattern of RE2's syntax that captures, and the names of its groups, empty without one.
+pub fn capturing(pattern: &str) -> Result<(Regex, Vec<String>), String> {
+    check_length(pattern)?;
+    let (rewritten, groups) = re2::rewrite_capturing(pattern).map_err(|fault| refused(&fault))?;
+    Ok((compile(&rewritten)?, groups))
+}
+
+fn check_length(pattern: &str) -> Result<(), String> {
+    if pattern.len() > MAX_PATTERN_LEN {
+        return Err(format!("is a pattern of more than {MAX_PATTERN_LEN} bytes"));
+    }
+    Ok(())
+}
+
+fn refused(fault: &str) -> String {
+    format!("is not a usable pattern in RE2 syntax: {fault}")
+}
+
+fn compile(rewritten: &str) -> Result<Regex, String> {
+    RegexBuilder::new(rewritten)
+        .size_limit(MAX_COMPILED_LEN)
+        .dfa_size_limit(MAX_COMPILED_LEN)
+        .nest_limit(MAX_NEST)
+        .build()
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(limit) => {
+                format!("is a pattern that takes more than {limit} bytes when compiled")
+            }
+            // The syntax is the rewriter's own, so only its nesting can be at fault.
+            _ => "is a pattern that nests too deeply".to_owned(),
+        })
 }
 
 #[cold]

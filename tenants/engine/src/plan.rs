@@ -33,6 +33,8 @@ pub struct Plan {
     pub trace_id_label: String,
     /// Longest label value in bytes; 0: no limit.
     pub max_value_len: usize,
+    /// Longest key and longest string value of an attribute in bytes; `usize::MAX`: no limit.
+    pub max_attribute_len: usize,
     /// A series not updated for this long ends.
     pub stale_ms: i64,
     /// How often an info metric is passed on: once a second, and at least a hundred times within the stale duration. Whoever
@@ -158,6 +160,10 @@ impl Plan {
             slack_ns: (slack_s * 1e9).round() as u64,
             trace_id_label: settings.trace_id_label_name.clone(),
             max_value_len: settings.max_label_value_length,
+            max_attribute_len: match settings.max_attribute_bytes {
+                0 => usize::MAX,
+                limit => limit,
+            },
             stale_ms: (stale_s * 1e3).round() as i64,
             tell_every_ns: (stale_s * 1e7).min(1e9).round() as u64,
             limits: Limits {
@@ -265,6 +271,7 @@ pub(crate) mod tests {
             "trace_id_label_name": "traceID",
             "max_label_name_length": 1024,
             "max_label_value_length": 2048,
+            "max_attribute_bytes": 0,
             "stale_duration_s": 900.0,
             "limiter_type": "series",
             "max_active_series": 0,

@@ -17,10 +17,11 @@ use pyo3::types::PyBytes;
 
 use crate::error::{FrameError, PlanError, WireError};
 use crate::label_cardinality::LabelStats;
-use crate::remote_write::{ExternalLabels, WriteBatch as EncodedBatch};
+use crate::relabel::{LabelList, Verdict};
+use crate::remote_write::{Encoded, ExternalLabels, WriteBatch as EncodedBatch};
 use crate::settings::Settings;
 use crate::split::{Split as SplitRequest, SplitOptions};
-use crate::{plan, registry, shard};
+use crate::{plan, registry, relabel, shard};
 
 create_exception!(tenants._engine, EngineError, PyException);
 create_exception!(tenants._engine, MalformedRequest, EngineError);
@@ -184,6 +185,18 @@ impl Split {
     }
 
     #[getter]
+    fn attributes_truncated(&self) -> BTreeMap<&'static str, u64> {
+        let cuts = &self.0.cuts;
+        counted([
+            ("resource", cuts.resource),
+            ("scope", cuts.scope),
+            ("span", cuts.spans.span),
+            ("event", cuts.spans.event),
+            ("link", cuts.spans.link),
+        ])
+    }
+
+    #[getter]
     fn ignored_multipliers(&self) -> u64 {
         self.0.ignored_multipliers
     }
@@ -225,6 +238,12 @@ fn split(
         Ok(split) => Ok(Split(split)),
         Err(error) => Err(malformed_request(py, &error)?),
     }
+}
+
+#[pyfunction]
+fn count_spans(py: Python<'_>, body: Input<'_>) -> PyResult<u64> {
+    let bytes = body.as_slice();
+    detached(py, || Ok(crate::count_spans::count_spans(bytes).unwrap_or(0)))
 }
 
 #[pyfunction]
@@ -311,6 +330,46 @@ impl WriteBatch {
 }
 
 #[pyclass(frozen, module = "tenants._engine")]
+struct Relabel(Arc<relabel::Relabel>);
+
+#[pymethods]
+impl Relabel {
+    #[new]
+    fn new(py: Python<'_>, rules_json: &str) -> PyResult<Self> {
+        detached(py, || {
+            Ok(Self(Arc::new(relabel::Relabel::from_json(rules_json)?)))
+        })
+    }
+
+    fn apply(
+        &self,
+        py: Python<'_>,
+        labels: BTreeMap<String, String>,
+    ) -> PyResult<Option<BTreeMap<String, String>>> {
+        detached(py, || {
+            let present = labels.iter().filter(|(_, value)| !value.is_empty());
+            let mut list = LabelList::new(present.map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+            let is_kept = self.0.apply(&mut list) == Verdict::Kept;
+            let owned = list.into_sorted().into_iter();
+            let owned = owned.map(|(name, value)| (name.into_owned(), value.into_owned()));
+            Ok(is_kept.then(|| owned.collect()))
+        })
+    }
+}
+
+/// The batches for one endpoint, and the series that its rules made impossible to send, by reason.
+type EncodedFor = (Vec<WriteBatch>, BTreeMap<&'static str, u64>);
+
+fn encoded_for(encoded: Encoded) -> EncodedFor {
+    let left_out = BTreeMap::from([
+        ("collision", encoded.left_out.collisions),
+        ("without_name", encoded.left_out.without_name),
+        ("too_large", encoded.left_out.too_large),
+    ]);
+    (encoded.batches.into_iter().map(WriteBatch).collect(), left_out)
+}
+
+#[pyclass(frozen, module = "tenants._engine")]
 struct Registry(Mutex<registry::Registry>);
 
 #[pymethods]
@@ -356,6 +415,28 @@ impl Registry {
             let external = ExternalLabels::new(&external_labels);
             let batches = locked(&self.0)?.collect(now_ms, &external, max_samples, counter_exemplars);
             Ok(batches.into_iter().map(WriteBatch).collect())
+        })
+    }
+
+    #[pyo3(signature = (now_ms, external_labels, max_samples, rules, *, counter_exemplars = false))]
+    fn collect_each(
+        &self,
+        py: Python<'_>,
+        now_ms: i64,
+        external_labels: Vec<(String, String)>,
+        max_samples: usize,
+        rules: Vec<Option<PyRef<'_, Relabel>>>,
+        counter_exemplars: bool,
+    ) -> PyResult<Vec<EncodedFor>> {
+        let rules: Vec<_> = rules
+            .iter()
+            .map(|rules| rules.as_ref().map(|rules| Arc::clone(&rules.0)))
+            .collect();
+        detached(py, || {
+            let external = ExternalLabels::new(&external_labels);
+            let mut registry = locked(&self.0)?;
+            let encoded = registry.collect_each(now_ms, &external, max_samples, counter_exemplars, &rules);
+            Ok(encoded.into_iter().map(encoded_for).collect())
         })
     }
 
@@ -467,7 +548,7 @@ fn build_info() -> BTreeMap<&'static str, &'static str> {
 mod _engine {
     #[pymodule_export]
     use super::{
-        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Plan, Registry, Shard, Split, WriteBatch,
-        build_info, check_regex, split, trace_hash,
+        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Plan, Registry, Relabel, Shard, Split,
+        WriteBatch, build_info, check_regex, count_spans, split, trace_hash,
     };
 }

@@ -3,8 +3,8 @@
 //! Filters are written for Go's `regexp`. The crate reads some of the same text otherwise (`[a&&b]`, `\d`, `(?x)`,
 //! `\<`) or not at all (`\Q…\E`, `\z`, `\012`, a lone `{`), so the pattern is read by RE2's grammar, as Go 1.26 has
 //! it, and every part is written anew in a form that means one thing: characters as their numbers, each with its own
-//! flags. What Go refuses is refused. Names of groups and laziness are checked and dropped: a filter only asks whether
-//! there is a match.
+//! flags. What Go refuses is refused. Names of groups are kept aside, because Go allows the same one twice; what only asks
+//! whether there is a match does without capturing.
 //!
 //! What remains different: the crate knows Unicode 16, Go 15; scripts may also be given by names of several words
 //! (`Old_Italic`, which Go 1.26 mislays) and by their four-letter codes; a surrogate (`\x{d800}`) never matches, where
@@ -20,28 +20,40 @@ const MAX_DEPTH: u32 = 50;
 /// Greatest count of a repetition, and greatest product of the counts of nested ones: Go's.
 const MAX_REPEATS: u32 = 1000;
 
-/// Rewrite `pattern`; the error says what is wrong with it.
+/// Rewrite `pattern`, which will only be asked whether there is a match; the error says what is wrong with it.
 pub fn rewrite(pattern: &str) -> Result<String, String> {
+    Ok(read(pattern, None)?.out.text)
+}
+
+/// Rewrite `pattern` so that groups capture what they do in Go; also the names of the groups, empty without one.
+pub fn rewrite_capturing(pattern: &str) -> Result<(String, Vec<String>), String> {
+    let reader = read(pattern, Some(Vec::new()))?;
+    Ok((reader.out.text, reader.groups.unwrap_or_default()))
+}
+
+fn read(pattern: &str, groups: Option<Vec<String>>) -> Result<Reader<'_>, String> {
     let mut reader = Reader {
         rest: Characters::new(pattern),
         flags: Flags::default(),
         depth: 0,
         out: Output::default(),
+        groups,
     };
     reader.alternation()?;
     if reader.rest.text().is_empty() {
-        Ok(reader.out.text)
+        Ok(reader)
     } else {
         Err("unexpected )".to_owned())
     }
 }
 
-/// Flags that decide whether there is a match; `U` does not.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "RE2's flags, each on or off")]
 struct Flags {
     fold_case: bool,
     multi_line: bool,
     dot_is_all: bool,
+    swap_greed: bool,
 }
 
 struct Reader<'p> {
@@ -49,6 +61,8 @@ struct Reader<'p> {
     flags: Flags,
     depth: u32,
     out: Output,
+    /// Names of the groups that capture; `None`: nothing captures.
+    groups: Option<Vec<String>>,
 }
 
 /// What a repetition operator would apply to.
@@ -102,7 +116,9 @@ impl Reader<'_> {
     }
 
     fn repeat(&mut self, atom: Atom, repetition: Repetition) -> Result<Atom, String> {
-        let Repetition { least, most, factor } = repetition;
+        let Repetition {
+            least, most, factor, ..
+        } = repetition;
         if least > MAX_REPEATS || most.is_some_and(|most| most > MAX_REPEATS || most < least) {
             return Err(format!("a repeat count is not in order or above {MAX_REPEATS}"));
         }
@@ -119,7 +135,12 @@ impl Reader<'_> {
             self.out.text.push(')');
         }
         let most = most.map_or_else(String::new, |most| most.to_string());
-        let _ = write!(self.out.text, "{{{least},{most}}}");
+        let lazy = if repetition.is_lazy == self.flags.swap_greed {
+            ""
+        } else {
+            "?"
+        };
+        let _ = write!(self.out.text, "{{{least},{most}}}{lazy}");
         Ok(Atom {
             repeats,
             is_repetition: true,
@@ -193,20 +214,31 @@ impl Reader<'_> {
     /// Read what follows a parenthesis. `None`: it sets flags for the rest of the group around it.
     fn group(&mut self) -> Result<Option<u32>, String> {
         let outer = self.flags;
+        let mut captured = Some("");
         if self.rest.take("?P<") || self.rest.take("?<") {
             let name = self.rest.take_until('>').unwrap_or_default();
             let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
             if name.is_empty() || !name.bytes().all(is_word) {
                 return Err("the name of a group is not one or more of [A-Za-z0-9_]".to_owned());
             }
-        } else if self.rest.take("?") && !self.read_flags()? {
-            return Ok(None);
+            captured = Some(name);
+        } else if self.rest.take("?") {
+            if !self.read_flags()? {
+                return Ok(None);
+            }
+            captured = None;
         }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(format!("groups nest deeper than {MAX_DEPTH}"));
         }
-        self.out.text.push_str("(?:");
+        match (&mut self.groups, captured) {
+            (Some(groups), Some(name)) => {
+                groups.push(name.to_owned());
+                self.out.text.push('(');
+            }
+            _ => self.out.text.push_str("(?:"),
+        }
         let repeats = self.alternation()?;
         if !self.rest.take(")") {
             return Err("missing )".to_owned());
@@ -227,7 +259,7 @@ impl Reader<'_> {
                 Some('i') => flags.fold_case = value,
                 Some('m') => flags.multi_line = value,
                 Some('s') => flags.dot_is_all = value,
-                Some('U') => {}
+                Some('U') => flags.swap_greed = value,
                 Some('-') if value => {
                     value = false;
                     is_complete = false;

@@ -13,6 +13,8 @@ pub struct Repetition {
     pub most: Option<u32>,
     /// What it adds to the product of nested counts: Go multiplies those in braces alone.
     pub factor: u32,
+    /// As rarely as possible, rather than as often: decides what a group captures, not whether there is a match.
+    pub is_lazy: bool,
 }
 
 impl Repetition {
@@ -21,6 +23,7 @@ impl Repetition {
             least,
             most,
             factor: 1,
+            is_lazy: false,
         }
     }
 }
@@ -83,7 +86,7 @@ impl<'p> Characters<'p> {
 
     /// Take a repetition operator. Braces that hold no counts are plain text.
     pub fn take_repetition(&mut self) -> Option<Repetition> {
-        let repetition = if self.take("*") {
+        let mut repetition = if self.take("*") {
             Repetition::simple(0, None)
         } else if self.take("+") {
             Repetition::simple(1, None)
@@ -101,10 +104,10 @@ impl<'p> Characters<'p> {
                 least,
                 most,
                 factor: most.unwrap_or(least),
+                is_lazy: false,
             }
         };
-        // Laziness does not decide whether there is a match.
-        self.take("?");
+        repetition.is_lazy = self.take("?");
         Some(repetition)
     }
 

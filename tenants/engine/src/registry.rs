@@ -14,7 +14,8 @@ use crate::label_cardinality::LabelStats;
 use crate::native_histogram::NativeParameters;
 use crate::plan::Plan;
 use crate::record::{RecordReader, ShardCounters};
-use crate::remote_write::{BatchWriter, ExternalLabels, WriteBatch};
+use crate::relabel::Relabel;
+use crate::remote_write::{BatchWriter, Encoded, ExternalLabels, WriteBatch};
 use crate::rewriter::Rewriter;
 use crate::series_group::{MergeContext, SeriesGroup};
 use crate::series_write::Moment;
@@ -167,12 +168,25 @@ impl Registry {
         max_samples: usize,
         counter_exemplars: bool,
     ) -> Vec<WriteBatch> {
+        let encoded = self.collect_each(now_ms, external, max_samples, counter_exemplars, &[None]);
+        encoded.into_iter().flat_map(|encoded| encoded.batches).collect()
+    }
+
+    /// [`Self::collect`] for several endpoints at once, relabelled by the rules of each; `None`: as they are.
+    pub fn collect_each(
+        &mut self,
+        now_ms: i64,
+        external: &ExternalLabels,
+        max_samples: usize,
+        counter_exemplars: bool,
+        rules: &[Option<Arc<Relabel>>],
+    ) -> Vec<Encoded> {
         if std::mem::take(&mut self.has_new_plan) {
             self.transition_until_ms = now_ms.saturating_add(TRANSITION_MS);
         }
         let is_in_transition = now_ms < self.transition_until_ms;
         let plan = Arc::clone(&self.plan);
-        let mut out = BatchWriter::new(max_samples);
+        let mut out = BatchWriter::with_outputs(max_samples, rules);
         for (index, group) in self.groups.iter_mut().enumerate() {
             let can_produce = |set: &[u8]| can_produce(&plan, index, set);
             let moment = Moment {
@@ -185,7 +199,7 @@ impl Registry {
         }
         self.collected_at_ms = now_ms;
         self.seen_at_ms = self.seen_at_ms.max(now_ms);
-        out.finish()
+        out.finish_each()
     }
 
     /// Encode a staleness marker for every series that was ever sent, and forget them all.

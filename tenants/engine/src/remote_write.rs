@@ -1,12 +1,18 @@
 //! Remote-Write 1.0 messages, written straight from the registry (remote-write §1.1, §1.3, §1.4).
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use snap::raw::Encoder;
 
 use crate::labels::Labels;
-use crate::remote_write_histogram::{CountForm, HistogramEncoder, NativeSample};
-use crate::wire::{delimited_len, put_varint, varint_len};
+use crate::relabel::Relabel;
+use crate::relabelled_series::{LeftOut, RelabelledSeries};
+use crate::remote_write_histogram::{CountForm, HistogramEncoder, NativeSample, NativeValue};
+use crate::wire::{Cursor, bytes_tag, delimited_len, put_varint, varint_len};
 
-const NAME: &[u8] = b"__name__";
+/// Label that holds the name of the metric.
+pub(crate) const NAME: &[u8] = b"__name__";
 const LE: &[u8] = b"le";
 
 /// The one NaN that says "this series ended" (remote-write §1.5).
@@ -107,7 +113,7 @@ impl SeriesLabels {
     }
 }
 
-fn put_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn put_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(0x0a);
     put_varint(
         out,
@@ -142,39 +148,73 @@ fn sample_len(at_ms: i64) -> usize {
     9 + 1 + varint_len(at_ms as u64)
 }
 
-/// Cuts what it is given into batches of at most `max_samples` samples, those of native histograms included.
+/// Encodes series for each output, and cuts them into batches of at most `max_samples` samples, those of native
+/// histograms included.
 pub struct BatchWriter {
-    max_samples: usize,
-    message: Vec<u8>,
     histogram: HistogramEncoder,
-    /// Fields of a series behind its labels, while their length is not known.
+    /// Fields of a series behind its labels, the same for all outputs.
     fields: Vec<u8>,
-    open: WriteBatch,
-    batches: Vec<WriteBatch>,
-    encoder: Encoder,
+    outputs: Vec<Output>,
+}
+
+/// What one output came to.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// The finished batches.
+    pub batches: Vec<WriteBatch>,
+    /// Series that its rules made impossible to send.
+    pub left_out: LeftOut,
+}
+
+/// A `TimeSeries` message without its labels: where its fields are, and what is in them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Message {
+    pub(crate) fields: Range<usize>,
+    pub(crate) samples: usize,
+    pub(crate) histograms: usize,
+    pub(crate) exemplars: usize,
 }
 
 impl BatchWriter {
-    /// Begin; a batch is closed before an entity that might not fit. One entity is never divided, however big.
+    /// Begin, with one output that takes every series as it is.
+    ///
+    /// A batch is closed before an entity that might not fit. One entity is never divided, however big.
     pub fn new(max_samples: usize) -> Self {
-        Self {
+        Self::with_outputs(max_samples, &[None])
+    }
+
+    /// Begin, with an output for each of the rules; `None`: every series as it is.
+    pub fn with_outputs(max_samples: usize, rules: &[Option<Arc<Relabel>>]) -> Self {
+        let output = |rules: &Option<Arc<Relabel>>| Output {
             max_samples: max_samples.max(1),
+            relabelled: rules.clone().map(RelabelledSeries::new),
             message: Vec::new(),
-            histogram: HistogramEncoder::default(),
-            fields: Vec::new(),
             open: WriteBatch::default(),
             batches: Vec::new(),
             encoder: Encoder::new(),
+        };
+        Self {
+            histogram: HistogramEncoder::default(),
+            fields: Vec::new(),
+            outputs: rules.iter().map(output).collect(),
         }
+    }
+
+    /// Whether it matters in which order entities come: of series that become the same the first is sent.
+    pub fn needs_order(&self) -> bool {
+        let relabelled = self
+            .outputs
+            .iter()
+            .filter_map(|output| output.relabelled.as_ref());
+        relabelled.into_iter().any(RelabelledSeries::may_collide)
     }
 
     /// Call between entities: all series of one histogram share a batch (remote-write §2.5 point 9).
     ///
     /// `most_samples` is what the entity may write.
     pub fn next_entity(&mut self, most_samples: usize) {
-        let samples = self.open.samples + self.open.histograms;
-        if samples > 0 && samples + most_samples > self.max_samples {
-            self.close();
+        for output in &mut self.outputs {
+            output.make_room(most_samples);
         }
     }
 
@@ -187,24 +227,33 @@ impl BatchWriter {
         samples: &[(i64, f64)],
         exemplar: Option<&ExemplarOut<'_>>,
     ) {
-        let at_ms = samples.last().map_or(0, |(at_ms, _)| *at_ms);
-        let samples_len: usize = samples
-            .iter()
-            .map(|(at_ms, _)| delimited_len(sample_len(*at_ms)))
-            .sum();
-        let exemplar_len = exemplar.map_or(0, |exemplar| delimited_len(exemplar_len(at_ms, exemplar)));
-        self.begin_series(labels, name, le, samples_len + exemplar_len);
-        let out = &mut self.message;
+        let fields = &mut self.fields;
+        fields.clear();
         for (at_ms, value) in samples {
-            out.push(0x12);
-            put_varint(out, sample_len(*at_ms) as u64);
-            put_sample(out, 0x09, 0x10, *value, *at_ms);
+            fields.push(0x12);
+            put_varint(fields, sample_len(*at_ms) as u64);
+            put_sample(fields, 0x09, 0x10, *value, *at_ms);
         }
+        let last = samples.last();
         if let Some(exemplar) = exemplar {
-            put_exemplar(out, at_ms, exemplar);
-            self.open.exemplars += 1;
+            put_exemplar(fields, last.map_or(0, |(at_ms, _)| *at_ms), exemplar);
         }
-        self.open.samples += samples.len();
+        let message = Message {
+            fields: 0..fields.len(),
+            samples: samples.len(),
+            histograms: 0,
+            exemplars: usize::from(exemplar.is_some()),
+        };
+        let ends = last.is_some_and(|(_, value)| value.to_bits() == STALE.to_bits());
+        self.put(
+            &Series {
+                labels,
+                name,
+                le,
+                ends,
+            },
+            &[message],
+        );
     }
 
     /// Write one series of native histograms, oldest first, and exemplars each at its own time, ascending.
@@ -220,38 +269,137 @@ impl BatchWriter {
         histograms: &[NativeSample<'_>],
         exemplars: &[(i64, ExemplarOut<'_>)],
     ) {
+        self.fields.clear();
+        let last = histograms.last();
+        let series = Series {
+            labels,
+            name,
+            le: None,
+            ends: last.is_some_and(|sample| matches!(sample.value, NativeValue::Stale)),
+        };
         if let [ahead @ .., last] = histograms
             && !ahead.is_empty()
             && !exemplars.is_empty()
         {
-            self.native_message(labels, name, form, ahead, &[]);
-            self.native_message(labels, name, form, &[*last], exemplars);
+            let ahead = self.native_message(form, ahead, &[]);
+            let last = self.native_message(form, &[*last], exemplars);
+            self.put(&series, &[ahead, last]);
         } else {
-            self.native_message(labels, name, form, histograms, exemplars);
+            let message = self.native_message(form, histograms, exemplars);
+            self.put(&series, &[message]);
         }
     }
 
     fn native_message(
         &mut self,
-        labels: &SeriesLabels,
-        name: &[u8],
         form: CountForm,
         histograms: &[NativeSample<'_>],
         exemplars: &[(i64, ExemplarOut<'_>)],
-    ) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
+    ) -> Message {
+        let start = self.fields.len();
         for (at_ms, exemplar) in exemplars {
-            put_exemplar(&mut fields, *at_ms, exemplar);
+            put_exemplar(&mut self.fields, *at_ms, exemplar);
         }
         for sample in histograms {
-            self.histogram.append(&mut fields, sample, form);
+            self.histogram.append(&mut self.fields, sample, form);
         }
-        self.begin_series(labels, name, None, fields.len());
-        self.message.extend_from_slice(&fields);
-        self.fields = fields;
-        self.open.histograms += histograms.len();
-        self.open.exemplars += exemplars.len();
+        Message {
+            fields: start..self.fields.len(),
+            samples: 0,
+            histograms: histograms.len(),
+            exemplars: exemplars.len(),
+        }
+    }
+
+    fn put(&mut self, series: &Series<'_>, messages: &[Message]) {
+        for output in &mut self.outputs {
+            output.put(series, messages, &self.fields);
+        }
+    }
+
+    /// The finished batches of the first output.
+    pub fn finish(self) -> Vec<WriteBatch> {
+        let encoded = self.finish_each().into_iter().next();
+        encoded.unwrap_or_default().batches
+    }
+
+    /// What each output came to.
+    pub fn finish_each(self) -> Vec<Encoded> {
+        self.outputs.into_iter().map(Output::finish).collect()
+    }
+}
+
+/// What tells a series from others, and whether it ends.
+pub(crate) struct Series<'s> {
+    labels: &'s SeriesLabels,
+    name: &'s [u8],
+    le: Option<&'s str>,
+    pub(crate) ends: bool,
+}
+
+impl<'s> Series<'s> {
+    /// All its labels, sorted.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'s [u8], &'s [u8])> {
+        let own_le = if self.le.is_some() {
+            &[][..]
+        } else {
+            &self.labels.own_le
+        };
+        read_labels(&self.labels.before_name)
+            .chain([(NAME, self.name)])
+            .chain(read_labels(&self.labels.name_to_le))
+            .chain(self.le.map(|le| (LE, le.as_bytes())))
+            .chain(read_labels(own_le))
+            .chain(read_labels(&self.labels.after_le))
+    }
+}
+
+/// Read what [`put_label`] has written.
+fn read_labels(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut labels = Cursor::new(encoded, "labels");
+    std::iter::from_fn(move || {
+        let is_label = labels.tag().ok()? == bytes_tag(1);
+        let mut label = Cursor::new(labels.bytes().ok().filter(|_| is_label)?, "label");
+        let mut part = || label.tag().and_then(|_| label.bytes()).ok();
+        Some((part()?, part()?))
+    })
+}
+
+/// The batches of one output.
+struct Output {
+    max_samples: usize,
+    /// `None`: series are sent as they are.
+    relabelled: Option<RelabelledSeries>,
+    message: Vec<u8>,
+    open: WriteBatch,
+    batches: Vec<WriteBatch>,
+    encoder: Encoder,
+}
+
+impl Output {
+    fn make_room(&mut self, most_samples: usize) {
+        let samples = self.open.samples + self.open.histograms;
+        if samples > 0 && samples + most_samples > self.max_samples {
+            self.close();
+        }
+    }
+
+    fn put(&mut self, series: &Series<'_>, messages: &[Message], fields: &[u8]) {
+        if let Some(relabelled) = &mut self.relabelled {
+            if let Some(labels) = relabelled.take(series, messages, fields) {
+                for message in messages {
+                    write_message(&mut self.message, labels, fields, message);
+                    count(&mut self.open, message);
+                }
+            }
+            return;
+        }
+        for message in messages {
+            let fields = fields.get(message.fields.clone()).unwrap_or_default();
+            self.begin_series(series.labels, series.name, series.le, fields.len());
+            self.message.extend_from_slice(fields);
+            count(&mut self.open, message);
+        }
     }
 
     /// Write a series up to its labels; `fields_len` bytes must follow.
@@ -274,7 +422,6 @@ impl BatchWriter {
             None => out.extend_from_slice(&labels.own_le),
         }
         out.extend_from_slice(&labels.after_le);
-        self.open.series += 1;
     }
 
     fn close(&mut self) {
@@ -286,13 +433,46 @@ impl BatchWriter {
         self.message.clear();
     }
 
-    /// The finished batches.
-    pub fn finish(mut self) -> Vec<WriteBatch> {
+    fn finish(mut self) -> Encoded {
+        let mut left_out = LeftOut::default();
+        if let Some(mut relabelled) = self.relabelled.take() {
+            for ended in relabelled.take_ended() {
+                let samples = ended
+                    .messages
+                    .iter()
+                    .map(|each| each.samples + each.histograms)
+                    .sum();
+                self.make_room(samples);
+                for message in &ended.messages {
+                    write_message(&mut self.message, &ended.labels, &ended.fields, message);
+                    count(&mut self.open, message);
+                }
+            }
+            left_out = relabelled.left_out;
+        }
         if self.open.series > 0 {
             self.close();
         }
-        self.batches
+        Encoded {
+            batches: self.batches,
+            left_out,
+        }
     }
+}
+
+fn write_message(out: &mut Vec<u8>, labels: &[u8], fields: &[u8], message: &Message) {
+    let fields = fields.get(message.fields.clone()).unwrap_or_default();
+    out.push(0x0a);
+    put_varint(out, (labels.len() + fields.len()) as u64);
+    out.extend_from_slice(labels);
+    out.extend_from_slice(fields);
+}
+
+fn count(open: &mut WriteBatch, message: &Message) {
+    open.series += 1;
+    open.samples += message.samples;
+    open.histograms += message.histograms;
+    open.exemplars += message.exemplars;
 }
 
 fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms: i64) {
@@ -304,12 +484,10 @@ fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms:
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::labels::label_set;
     use crate::native_schema::Schema;
-    use crate::remote_write_histogram::NativeValue;
-    use crate::wire::{Cursor, bytes_tag};
 
     fn fields(message: &[u8], wanted: u32) -> Vec<&[u8]> {
         let mut cursor = Cursor::new(message, "test");
@@ -329,6 +507,19 @@ mod tests {
         labels
             .iter()
             .map(|label| (text(label, 1), text(label, 2)))
+            .collect()
+    }
+
+    type LabelTexts = Vec<(String, String)>;
+
+    /// Labels and values of each series of a batch.
+    pub(crate) fn series_of(batch: &WriteBatch) -> Vec<(LabelTexts, Vec<f64>)> {
+        let message = snap::raw::Decoder::new().decompress_vec(&batch.body).unwrap();
+        let value = |sample: &&[u8]| f64::from_le_bytes(sample[1..9].try_into().unwrap());
+        let samples = |series| fields(series, 2).iter().map(value).collect();
+        let each = fields(&message, 1);
+        each.iter()
+            .map(|series| (labels_of(series), samples(series)))
             .collect()
     }
 

@@ -41,6 +41,8 @@ pub struct Resource {
     pub info_hash: u64,
     /// Of span metrics and of service graphs.
     pub multipliers: [ResourceMultiplier; 2],
+    /// Attributes that were cut (tenancy §4.5).
+    pub cuts: u64,
     /// When the target info was last passed on.
     pub told_target_info: Told,
     /// When the host info was last passed on.
@@ -133,7 +135,8 @@ impl Resource {
                 0 => break,
                 ATTRIBUTE => {
                     let bytes = cursor.bytes()?;
-                    let attribute = Attribute::read(bytes, &cursor)?;
+                    let limit = plan.max_attribute_len;
+                    let attribute = Attribute::read_within(limit, bytes, &cursor, &mut reader.cuts)?;
                     reader.attribute(&attribute);
                 }
                 tag => cursor.unexpected(tag, &[1])?,
@@ -173,6 +176,7 @@ struct Reader<'p, 'm> {
     /// The first text of every host identifier.
     hosts: Vec<Option<&'m [u8]>>,
     multipliers: [ResourceMultiplier; 2],
+    cuts: u64,
 }
 
 impl<'p, 'm> Reader<'p, 'm> {
@@ -183,6 +187,7 @@ impl<'p, 'm> Reader<'p, 'm> {
             all: Vec::new(),
             hosts: vec![None; plan.host_info.as_ref().map_or(0, |plan| plan.identifiers.len())],
             multipliers: [ResourceMultiplier::default(); 2],
+            cuts: 0,
         }
     }
 
@@ -268,6 +273,7 @@ impl<'p, 'm> Reader<'p, 'm> {
             target_info,
             host_info,
             multipliers: self.multipliers,
+            cuts: self.cuts,
             told_target_info: Told::default(),
             told_host_info: Told::default(),
         }

@@ -106,7 +106,7 @@ impl SeriesGroup {
         let is_same_layout = self.sent_families == self.families && self.sent_shape == self.shape;
         let has_ending = self.families.iter().any(|family| family.is_ending);
         let series = self.series_per_entity();
-        for number in 0..self.entities.len() as u32 {
+        for number in self.numbers_in_order(out.needs_order()) {
             let Some(Some(entity)) = self.entities.get(number as usize) else {
                 continue;
             };
@@ -143,6 +143,19 @@ impl SeriesGroup {
         self.exemplars.clear();
         self.sent_families.clone_from(&self.families);
         self.sent_shape = self.shape.clone();
+    }
+
+    /// The numbers of all entities; by label set if it matters which comes first, because numbers depend on who arrived
+    /// first and on the number of shards.
+    fn numbers_in_order(&self, is_by_labels: bool) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..self.entities.len() as u32).collect();
+        if is_by_labels {
+            numbers.sort_by_key(|number| {
+                let entity = self.entities.get(*number as usize)?.as_ref();
+                entity.map(|entity| &*entity.labels)
+            });
+        }
+        numbers
     }
 
     fn write(

@@ -25,6 +25,8 @@ pub struct Settings {
     pub max_label_name_length: usize,
     /// Longest label value in bytes; 0: no limit.
     pub max_label_value_length: usize,
+    /// Longest key and longest string value of an attribute in bytes; 0: no limit (tenancy §4.5).
+    pub max_attribute_bytes: usize,
     /// A series not updated for this many seconds ends.
     pub stale_duration_s: f64,
     /// What is limited: series or entities (processors §4.7).

@@ -1,6 +1,6 @@
 //! One OTLP `Span`: what the processors need of it, borrowed from the request, and its canonical size.
 
-use crate::any_value::{Attribute, int32_len};
+use crate::any_value::{Attribute, int32_len, optional_len};
 use crate::error::WireFault;
 use crate::wire::{
     Cursor, WireResult, bytes_tag, delimited_len, fixed32_tag, fixed64_tag, varint_len, varint_tag,
@@ -76,16 +76,30 @@ pub struct Span<'a> {
     pub status_code: i32,
     /// Status message; not yet known to be UTF-8.
     pub status_message: &'a [u8],
-    /// Length of the canonical encoding of the `Span` message alone (processors §1.4).
+    /// Length of the canonical encoding of the `Span` message alone, after the cut (processors §1.4).
     pub encoded_len: usize,
 }
 
+/// Attributes that were cut, by where they stand (tenancy §4.5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpanCuts {
+    /// Of spans themselves.
+    pub span: u64,
+    /// Of their events.
+    pub event: u64,
+    /// Of their links.
+    pub link: u64,
+}
+
 impl<'a> Span<'a> {
-    /// Read one `Span` message that is a part of what `parent` reads; every attribute is passed to `on_attribute`.
+    /// Read one `Span` message that is a part of what `parent` reads; every attribute is passed to `on_attribute`, cut to
+    /// `limit` bytes; what was cut is added to `cuts`.
     #[inline]
     pub fn read(
         message: &'a [u8],
         parent: &Cursor<'a>,
+        limit: usize,
+        cuts: &mut SpanCuts,
         mut on_attribute: impl FnMut(Attribute<'a>),
     ) -> WireResult<Self> {
         let mut cursor = parent.nested(message, "resource_spans.scope_spans.spans");
@@ -107,19 +121,21 @@ impl<'a> Span<'a> {
                 END => span.end_ns = cursor.fixed64()?,
                 ATTRIBUTE => {
                     let bytes = cursor.bytes()?;
-                    let attribute = Attribute::read(bytes, &cursor)?;
+                    let attribute = Attribute::read_within(limit, bytes, &cursor, &mut cuts.span)?;
                     repeated_len += delimited_len(attribute.encoded_len);
                     on_attribute(attribute);
                 }
                 DROPPED_ATTRIBUTES => dropped[0] = cursor.varint()?,
                 EVENT => {
                     let bytes = cursor.bytes()?;
-                    repeated_len += delimited_len(nested_len(bytes, &cursor, &EVENT_SHAPE)?);
+                    let length = nested_len(bytes, &cursor, &EVENT_SHAPE, limit, &mut cuts.event)?;
+                    repeated_len += delimited_len(length);
                 }
                 DROPPED_EVENTS => dropped[1] = cursor.varint()?,
                 LINK => {
                     let bytes = cursor.bytes()?;
-                    repeated_len += delimited_len(nested_len(bytes, &cursor, &LINK_SHAPE)?);
+                    let length = nested_len(bytes, &cursor, &LINK_SHAPE, limit, &mut cuts.link)?;
+                    repeated_len += delimited_len(length);
                 }
                 DROPPED_LINKS => dropped[2] = cursor.varint()?,
                 STATUS => {
@@ -190,14 +206,6 @@ impl<'a> Span<'a> {
     }
 }
 
-fn optional_len(bytes: &[u8]) -> usize {
-    if bytes.is_empty() {
-        0
-    } else {
-        delimited_len(bytes.len())
-    }
-}
-
 fn uint32_len(raw: u64) -> usize {
     let value = u64::from(raw as u32);
     if value == 0 { 0 } else { 1 + varint_len(value) }
@@ -239,7 +247,14 @@ const LINK_SHAPE: Shape = Shape {
     ],
 };
 
-fn nested_len<'a>(message: &'a [u8], parent: &Cursor<'a>, shape: &Shape) -> WireResult<usize> {
+/// Canonical length of an event or a link, its attributes cut to `limit` bytes; how many were is added to `cuts`.
+fn nested_len<'a>(
+    message: &'a [u8],
+    parent: &Cursor<'a>,
+    shape: &Shape,
+    limit: usize,
+    cuts: &mut u64,
+) -> WireResult<usize> {
     let mut cursor = parent.nested(message, shape.path);
     let mut repeated_len = 0;
     let mut singular_len = [0usize; 8];
@@ -257,7 +272,8 @@ fn nested_len<'a>(message: &'a [u8], parent: &Cursor<'a>, shape: &Shape) -> Wire
             }
             (Some((_, Member::Attribute)), 2) => {
                 let bytes = cursor.bytes()?;
-                repeated_len += delimited_len(Attribute::read(bytes, &cursor)?.encoded_len);
+                let attribute = Attribute::read_within(limit, bytes, &cursor, cuts)?;
+                repeated_len += delimited_len(attribute.encoded_len);
                 continue;
             }
             (Some((_, Member::Bytes)), 2) => optional_len(cursor.bytes()?),
@@ -300,7 +316,13 @@ mod tests {
     use super::*;
 
     fn read(message: &[u8]) -> WireResult<Span<'_>> {
-        Span::read(message, &Cursor::new(message, "test"), |_| {})
+        Span::read(
+            message,
+            &Cursor::new(message, "test"),
+            usize::MAX,
+            &mut SpanCuts::default(),
+            |_| {},
+        )
     }
 
     #[test]
@@ -329,6 +351,49 @@ mod tests {
         let message = [vec![0x0a, 17], vec![1; 17]].concat();
         assert!(!read(&message).unwrap().has_short_ids());
         assert!(read(&message[..0]).unwrap().has_short_ids());
+    }
+
+    #[test]
+    fn attributes_of_span_event_and_link_are_cut_and_the_size_is_what_is_left() {
+        let of_length = |length: u8| {
+            let attribute = [
+                vec![0x0a, 1, b'k', 0x12, length + 2, 0x0a, length],
+                vec![b'v'; length.into()],
+            ]
+            .concat();
+            let field = |tag: u8| [vec![tag, attribute.len() as u8], attribute.clone()].concat();
+            let (event, link) = (field(0x1a), field(0x22));
+            let nested = |tag: u8, inner: &[u8]| [&[tag, inner.len() as u8], inner].concat();
+            [
+                field(0x4a),
+                nested(0x5a, &event),
+                nested(0x6a, &link),
+                nested(0x6a, &link),
+            ]
+            .concat()
+        };
+        let (message, left) = (of_length(100), of_length(70));
+        let mut cuts = SpanCuts::default();
+        let span = Span::read(
+            &message,
+            &Cursor::new(&message, "test"),
+            70,
+            &mut cuts,
+            |attribute| {
+                assert_eq!(attribute.value.text().len(), 70);
+            },
+        )
+        .unwrap();
+        assert_eq!(span.encoded_len, left.len());
+        assert_eq!(
+            cuts,
+            SpanCuts {
+                span: 1,
+                event: 1,
+                link: 2
+            }
+        );
+        assert_eq!(read(&message).unwrap().encoded_len, message.len());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The gateway's half of the engine: walk one export request and project it onto the shards of its tenant.
 
-use crate::any_value::AnyValue;
+use crate::any_value::{AnyValue, Attribute};
 use crate::edge_half::put_half;
 use crate::error::WireFault;
 use crate::filter::Filter;
@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::resource::{Resource, ResourceMultiplier, multiplier_keys};
 use crate::resource_cache::ResourceCache;
 use crate::service_graph_plan::ServiceGraphPlan;
-use crate::span::{CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, TRACE_ID_LEN};
+use crate::span::{CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, SpanCuts, TRACE_ID_LEN};
 use crate::span_labels::{Sight, put_labels};
 use crate::span_metrics_plan::SpanMetricsPlan;
 use crate::watch::SERVICE_NAME;
@@ -24,6 +24,8 @@ use crate::workspace::Workspace;
 const RESOURCE_SPANS: u32 = bytes_tag(1);
 const RESOURCE: u32 = bytes_tag(1);
 const SCOPE_SPANS: u32 = bytes_tag(2);
+const SCOPE: u32 = bytes_tag(1);
+const SCOPE_ATTRIBUTE: u32 = bytes_tag(3);
 const SPAN: u32 = bytes_tag(2);
 
 /// Position of span metrics in what is kept for each of the two processors.
@@ -46,8 +48,21 @@ pub struct Split {
     pub discarded: Discarded,
     /// Spans whose sampling ratio cannot be used (Q11).
     pub ignored_multipliers: u64,
+    /// Attributes that were cut.
+    pub cuts: Cuts,
     /// Processors that were passed over at the caller's wish (processors §5.2).
     pub skipped_processors: u64,
+}
+
+/// Attributes whose key or string value was cut, by where they stand (tenancy §4.5).
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cuts {
+    /// Of resources.
+    pub resource: u64,
+    /// Of scopes, which nothing else is read of.
+    pub scope: u64,
+    /// Of spans, their events and their links.
+    pub spans: SpanCuts,
 }
 
 /// Spans, or resources of host info, that are not generated (processors §5.5).
@@ -219,8 +234,11 @@ impl<'a> Splitter<'a, '_> {
 
     fn read_part(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
         self.current = self.resources.number(message, parent, self.plan)?;
-        let values = self.resources.get(self.current).into_iter();
-        for (number, value) in values.flat_map(|resource| resource.values(message)) {
+        let Some(resource) = self.resources.get(self.current) else {
+            return Ok(());
+        };
+        self.split.cuts.resource += resource.cuts;
+        for (number, value) in resource.values(message) {
             if let Some(slot @ None) = self.resource.get_mut(number) {
                 *slot = Some(value);
                 self.touched_resource.push(number);
@@ -262,6 +280,12 @@ impl<'a> Splitter<'a, '_> {
                     let bytes = cursor.bytes()?;
                     self.span(bytes, &cursor)?;
                 }
+                SCOPE => {
+                    let bytes = cursor.bytes()?;
+                    if bytes.len() > self.plan.max_attribute_len {
+                        self.split.cuts.scope += scope_cuts(bytes, &cursor, self.plan.max_attribute_len);
+                    }
+                }
                 tag => cursor.unexpected(tag, &[2])?,
             }
         }
@@ -278,7 +302,8 @@ impl<'a> Splitter<'a, '_> {
         let (watch, attributes, touched) = (&self.plan.watch, &mut self.attributes, &mut self.touched);
         let (keys, multipliers) = (self.multiplier_keys, &mut self.multipliers);
         let has_keys = keys != [None, None];
-        let span = Span::read(message, parent, |attribute| {
+        let (limit, cuts) = (self.plan.max_attribute_len, &mut self.split.cuts.spans);
+        let span = Span::read(message, parent, limit, cuts, |attribute| {
             if let Some(number) = watch.find(attribute.key) {
                 if let Some(slot @ None) = attributes.get_mut(number) {
                     *slot = Some(attribute.value);
@@ -493,6 +518,28 @@ impl<'a> Splitter<'a, '_> {
         }
         is_ignored
     }
+}
+
+/// How many attributes of a scope would be cut. Nothing is made of scopes, so a fault in one, which would go unseen
+/// without a limit, ends the count and no more.
+#[cold]
+fn scope_cuts<'a>(message: &'a [u8], parent: &Cursor<'a>, limit: usize) -> u64 {
+    let mut cursor = parent.nested(message, "resource_spans.scope_spans.scope");
+    let mut cuts = 0;
+    let mut walk = || -> WireResult<()> {
+        loop {
+            match cursor.tag()? {
+                0 => return Ok(()),
+                SCOPE_ATTRIBUTE => {
+                    let bytes = cursor.bytes()?;
+                    Attribute::read_within(limit, bytes, &cursor, &mut cuts)?;
+                }
+                tag => cursor.skip(tag)?,
+            }
+        }
+    };
+    let _ = walk();
+    cuts
 }
 
 /// The id that both halves of an edge share: the client's own, the server's parent (processors §2.3).

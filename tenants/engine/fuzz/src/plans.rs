@@ -72,6 +72,7 @@ pub fn document() -> Value {
         "trace_id_label_name": "traceID",
         "max_label_name_length": 1024,
         "max_label_value_length": 2048,
+        "max_attribute_bytes": 2048,
         "stale_duration_s": 900.0,
         "limiter_type": "series",
         "max_active_series": 0, "max_active_entities": 0, "max_cardinality_per_label": 0,
@@ -112,6 +113,7 @@ pub fn documents() -> [Value; PLANS] {
             ("/histograms/native_max_buckets", json!(2)),
             ("/histograms/native_min_reset_duration_s", json!(0.0)),
             ("/max_label_value_length", json!(0)),
+            ("/max_attribute_bytes", json!(0)),
             ("/ingestion_time_range_slack_s", json!(1e10)),
         ]),
         // Limits that are reached at once.
@@ -123,6 +125,7 @@ pub fn documents() -> [Value; PLANS] {
             ("/span_metrics/enable_target_info", json!(true)),
             ("/service_graphs/max_items", json!(2)),
             ("/max_label_value_length", json!(5)),
+            ("/max_attribute_bytes", json!(7)),
             ("/max_label_name_length", json!(4)),
         ]),
         // Every receiver counts; roots with an all-zero parent; only one side of virtual edges.

@@ -1,0 +1,129 @@
+"""How long do the settings of ten thousand tenants take: to read, to read again after a change, to look up, to resolve?
+
+Reads a runtime file of block entries, then the same with one entry changed, then with all of them changed. Every
+gateway looks a tenant up with every request, so that has to cost nanoseconds; a tenant is resolved once after each
+change that concerns it. CPU time, the best of some runs.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+from bench.report import print_result
+from tenants.identity.tenant_id import TenantId
+from tenants.processing.profile import ProfileBook
+from tenants.settings.in_force import OverridesInForce, change_between, whole
+from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.runtime_file import Loaded, RuntimeFile
+from tenants.settings.service_config import ServiceConfig
+from tenants.settings.tenant_settings import resolve
+
+_RUNS = 5
+_LOOKUPS = 200_000
+_RESOLVED = 2_000
+
+
+def runtime_text(tenants: int, *, series: int = 1_000, changed: int = -1) -> bytes:
+    """Return a runtime file; the tenant at ``changed`` has another limit than its neighbours."""
+    entries = (_entry(index, series + index + (1 if index == changed else 0)) for index in range(tenants))
+    return f"overrides:\n{''.join(entries)}".encode()
+
+
+def _entry(index: int, limit: int) -> str:
+    return (
+        f"  tenant-{index}:\n"
+        "    metrics_generator:\n"
+        "      processors: [span-metrics, service-graphs]\n"
+        f"      max_active_series: {limit}\n"
+        "      collection_interval: 15s\n"
+        "    ingestion:\n"
+        f"      rate_limit_bytes: {limit * 10}\n"
+        f"      burst_size_bytes: {limit * 20}\n"
+    )
+
+
+class _File:
+    """A runtime file in memory."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.runtime = RuntimeFile(Path("overrides.yaml"), lambda _: self.content)
+
+    def load(self, content: bytes) -> tuple[float, RuntimeOverrides]:
+        self.content = content
+        started = time.process_time()
+        outcome = self.runtime.poll()
+        took_s = time.process_time() - started
+        if not isinstance(outcome, Loaded):
+            raise SystemExit(f"not loaded: {outcome}")
+        return took_s, outcome.overrides
+
+
+def measure_file(tenants: int) -> RuntimeOverrides:
+    """Print what it takes to read the file; return its entries."""
+    texts = [
+        runtime_text(tenants),
+        runtime_text(tenants, changed=tenants // 2),
+        runtime_text(tenants, series=2_000),
+    ]
+    best = [float("inf")] * len(texts)
+    changed: list[int] = []
+    loaded: list[RuntimeOverrides] = []
+    for _ in range(_RUNS):
+        file = _File()
+        took, loaded = zip(*(file.load(text) for text in texts), strict=True)  # type: ignore[assignment]
+        best = [min(pair) for pair in zip(best, took, strict=True)]
+        changed = [
+            sum(latter[tenant] is not entry for tenant, entry in former.items()) for former, latter in pairwise(loaded)
+        ]
+    if changed != [1, tenants]:
+        raise SystemExit(f"{changed} entries are other objects, which should be 1 and {tenants}")
+    for name, took_s, count in zip(("first", "one_changed", "all_changed"), best, (tenants, *changed), strict=True):
+        print_result(
+            f"settings_{name}", took_s * 1e3, "CPU-ms", entries=tenants, entries_new=count, file_bytes=len(texts[0])
+        )
+    return loaded[0]
+
+
+def measure_book(runtime: RuntimeOverrides) -> None:
+    """Print what it takes to put a change in force, to look a tenant up, and to resolve one."""
+    config, first = ServiceConfig(), OverridesInForce(1, runtime)
+    names = [TenantId(name) for name in list(runtime)[:_RESOLVED]]
+    resolving_s = _best(lambda: [resolve(config, first, name) for name in names])
+    print_result("settings_resolve", resolving_s / len(names) * 1e6, "CPU-us", tenants=len(names))
+    book = ProfileBook(config)
+    book.put_overrides(whole(first))
+    profiles = {name: book.get(name) for name in names}
+    lookups = _LOOKUPS // len(names) * len(names)
+    looking_s = _best(lambda: [book.get(name) for _ in range(lookups // len(names)) for name in names])
+    if any(book.get(name) is not profile for name, profile in profiles.items()):
+        raise SystemExit("a profile is another object though nothing changed")
+    print_result("settings_lookup", looking_s / lookups * 1e9, "CPU-ns", lookups=lookups)
+    second = OverridesInForce(2, {**runtime, str(names[0]): runtime[str(names[1])]})
+    started = time.process_time()
+    change = change_between(first, second)
+    book.put_overrides(change)
+    took_s = time.process_time() - started
+    print_result("settings_put_change", took_s * 1e3, "CPU-ms", entries=len(runtime), entries_new=len(change.runtime))
+
+
+def _best(work: Callable[[], object]) -> float:
+    took = []
+    for _ in range(_RUNS):
+        started = time.process_time()
+        work()
+        took.append(time.process_time() - started)
+    return min(took)
+
+
+def main() -> None:
+    """Run all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tenants", type=int, default=10_000, help="entries of the runtime file")
+    measure_book(measure_file(parser.parse_args().tenants))
+
+
+if __name__ == "__main__":
+    main()
