@@ -11,7 +11,7 @@ from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
 from tenants.endpoint.errors import EndpointError, InvalidEndpointError
 from tenants.endpoint.headers import is_protected
-from tenants.endpoint.http_client import new_client
+from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Clock, Surroundings, SystemClock
 from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnapshot
@@ -25,11 +25,11 @@ __all__ = [
     "EndpointError",
     "EndpointSender",
     "EndpointState",
+    "HttpClients",
     "InvalidEndpointError",
     "Surroundings",
     "SystemClock",
     "TenantEndpoint",
     "TenantEndpointSnapshot",
     "is_protected",
-    "new_client",
 ]

@@ -4,7 +4,7 @@ What ails one tenant stays with it: the others are merged, collected and measure
 """
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 import structlog
 
@@ -53,9 +53,10 @@ class CollectorSet:
         if tenant in self._tenants:
             self._tenants[tenant].forget_source(source)
 
-    async def use_overrides(self) -> None:
-        """Put the book's overrides in force for every tenant that is here."""
-        for count, tenant in enumerate(list(self._tenants), start=1):
+    async def use_overrides(self, changed: Collection[str] | None) -> None:
+        """Put the book's overrides in force for the tenants that are here: those that may have changed, None: all."""
+        concerned = [tenant for tenant in self._tenants if changed is None or str(tenant) in changed]
+        for count, tenant in enumerate(concerned, start=1):
             if tenant in self._tenants:
                 try:
                     self._tenants[tenant].use(self.book.get(tenant))

@@ -3,17 +3,47 @@
 Checks only what would break a request. Which URLs are allowed and whose headers win is decided before.
 """
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass, field
 
 import httpx
 
 from tenants.endpoint.errors import InvalidEndpointError
+from tenants.settings.remote_write_auth import TlsConfig
+from tenants.settings.secret_source import SecretSource
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2, token
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PUBLIC_HEADERS = frozenset({"x-scope-orgid"})  # a tenant's name, not a secret: messages may show it
 _SHORTEST_SECRET = 4  # masking shorter strings would only garble messages
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFrom:
+    """A header whose value is a secret that the settings only point to.
+
+    Attributes:
+        name: of the header.
+        source: where the secret is.
+        prefix: stands before it in the value.
+        user: the secret is this user's password, and the value is that of basic authentication.
+    """
+
+    name: str
+    source: SecretSource
+    prefix: str = ""
+    user: str | None = None
+
+    def value(self, secret: str) -> str:
+        """Return the value of the header with the secret in it."""
+        return self.prefix + secret if self.user is None else basic_authorization(self.user, secret)
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """Return the value of the header ``Authorization`` (RFC 7617), in UTF-8."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -25,6 +55,10 @@ class EndpointConfig:
         name: what metrics and logs call it; unique within a tenant. Empty: the URL without its secrets.
         headers: sent with every request; of names that differ only in case the last one counts. Names that
             belong to the protocol are ignored (see :func:`tenants.endpoint.headers.is_protected`).
+        headers_from: more headers, with secrets that are read before they are sent.
+        tls: how the endpoint is verified and what it is shown; None: the system's authorities, and nothing.
+        is_confined: connect only where ``remote_write_targets`` of the service configuration allow it.
+        relabel: rules for what is sent here, as the engine reads them; empty: none. Applied where batches are made.
         timeout_s: limit for one whole request, from connecting to the end of the answer.
         max_queue_bytes: bound of what waits (see :class:`tenants.endpoint.queue.BatchQueue`).
         min_backoff_s: pause after the first failure; doubles with each further one.
@@ -39,6 +73,10 @@ class EndpointConfig:
     url: str
     name: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=())
+    headers_from: tuple[HeaderFrom, ...] = field(default=())
+    tls: TlsConfig | None = None
+    is_confined: bool = False
+    relabel: str = ""
     timeout_s: float = 30.0
     max_queue_bytes: int = 64 * 1024 * 1024
     min_backoff_s: float = 0.03
@@ -74,6 +112,11 @@ class EndpointConfig:
         return str(httpx.URL(self.url).copy_with(userinfo=b"", query=None, fragment=None))
 
     @property
+    def points_to_secrets(self) -> bool:
+        """Whether there is something to read before requests can be sent."""
+        return bool(self.headers_from) or self.tls is not None
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Every string that must not appear in a log or a status page, longest first."""
         url = httpx.URL(self.url)
@@ -81,7 +124,20 @@ class EndpointConfig:
         for name, value in self.headers:
             if name.strip().lower() not in _PUBLIC_HEADERS:
                 found |= {value.strip(), *value.split()[1:]}  # with and without the scheme, "Bearer"
+                found |= _passwords(value)
         return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
+def _passwords(authorization: str) -> set[str]:
+    """Return the password of basic authentication as it was before it was encoded."""
+    scheme, _, encoded = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return set()
+    try:
+        _, _, password = base64.b64decode(encoded).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return set()
+    return {password}
 
 
 def _check_url(text: str) -> None:

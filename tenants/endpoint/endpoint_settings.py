@@ -2,12 +2,14 @@
 
 import structlog
 
-from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.config import EndpointConfig, HeaderFrom, basic_authorization
 from tenants.endpoint.errors import InvalidEndpointError
 from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.tenant_settings import TenantSettings
+from tenants.settings.write_relabel import rules_json
 
 _DEFAULT_MAX_SAMPLES = 2000
+_AUTHORIZATION = "Authorization"
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -17,7 +19,7 @@ def endpoint_configs(settings: TenantSettings) -> list[EndpointConfig]:
     configs = []
     for endpoint in settings.remote_write:
         try:
-            configs.append(_endpoint_config(endpoint))
+            configs.append(_endpoint_config(endpoint, settings.is_remote_write_confined))
         except InvalidEndpointError as error:
             log.error(  # noqa: TRY400  (the fault is in a setting; a traceback would say nothing)
                 "remote_write endpoint cannot be used",
@@ -28,11 +30,28 @@ def endpoint_configs(settings: TenantSettings) -> list[EndpointConfig]:
     return configs
 
 
-def _endpoint_config(endpoint: RemoteWriteEndpoint) -> EndpointConfig:
+def _endpoint_config(endpoint: RemoteWriteEndpoint, is_confined: bool) -> EndpointConfig:
+    headers = [(name, value.get_secret_value()) for name, value in endpoint.headers.items()]
+    headers_from = [HeaderFrom(name, source) for name, source in endpoint.headers_from.items()]
+    if (basic := endpoint.basic_auth) is not None:
+        if basic.source is not None:
+            headers_from.append(HeaderFrom(_AUTHORIZATION, basic.source, user=basic.username))
+        else:
+            password = basic.password.get_secret_value() if basic.password is not None else ""
+            headers.append((_AUTHORIZATION, basic_authorization(basic.username, password)))
+    if (other := endpoint.authorization) is not None:
+        if other.source is not None:
+            headers_from.append(HeaderFrom(_AUTHORIZATION, other.source, prefix=f"{other.type} "))
+        elif other.credentials is not None:
+            headers.append((_AUTHORIZATION, f"{other.type} {other.credentials.get_secret_value()}"))
     return EndpointConfig(
         url=endpoint.url,
         name=endpoint.display_name,
-        headers=tuple((name, value.get_secret_value()) for name, value in endpoint.headers.items()),
+        headers=tuple(headers),
+        headers_from=tuple(headers_from),
+        tls=endpoint.tls_config,
+        is_confined=is_confined,
+        relabel=rules_json(endpoint.write_relabel_configs),
         timeout_s=endpoint.remote_timeout.seconds,
         max_queue_bytes=endpoint.queue_max_bytes,
         min_backoff_s=endpoint.min_backoff.seconds,
@@ -44,3 +63,9 @@ def max_samples(settings: TenantSettings) -> int:
     """Return the bound of a batch: all endpoints get the same ones, so the most modest decides."""
     limits = [endpoint.max_samples_per_send for endpoint in settings.remote_write]
     return min(limits, default=_DEFAULT_MAX_SAMPLES)
+
+
+def relabellings(settings: TenantSettings) -> list[str]:
+    """Return the different rules of a tenant's endpoints, empty for none: series are encoded once for each."""
+    texts = dict.fromkeys(rules_json(endpoint.write_relabel_configs) for endpoint in settings.remote_write)
+    return list(texts) or [""]

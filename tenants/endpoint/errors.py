@@ -23,3 +23,20 @@ class InvalidEndpointError(EndpointError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}"
+
+
+class SecretUnavailableError(EndpointError):
+    """A secret that settings point to cannot be used now; perhaps later. The text never repeats a secret.
+
+    Attributes:
+        source: where it should be.
+        problem: what is wrong there.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(source, problem)
+        self.source = source
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"

@@ -9,6 +9,7 @@ import httpx
 from tenants.endpoint.backoff import parse_retry_after
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.endpoint_access import Granted
 from tenants.endpoint.headers import request_headers
 from tenants.endpoint.surroundings import Surroundings
 
@@ -48,12 +49,13 @@ class Outcome:
     retry_after_s: float | None = None
 
 
-async def exchange(batch: Batch, attempt: int, config: EndpointConfig, around: Surroundings) -> Outcome:
-    """POST a batch once, within ``config.timeout_s`` in all, and judge the answer.
+async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroundings) -> Outcome:
+    """POST a batch once, within the endpoint's ``timeout_s`` in all, and judge the answer.
 
     Once the status is known it decides, whatever happens to the body behind it. Cancelling closes the
     connection.
     """
+    config = granted.config
     status: int | None = None
     retry_after_s: float | None = None
     body = bytearray()
@@ -62,13 +64,14 @@ async def exchange(batch: Batch, attempt: int, config: EndpointConfig, around: S
         # httpx's own limits are per read and write: a receiver that trickles bytes would hold us for ever.
         async with (
             asyncio.timeout(config.timeout_s),
-            around.client.stream(
+            granted.client.stream(
                 "POST",
                 config.url,
                 content=batch.body,
                 headers=httpx.Headers(request_headers(config, around.version, attempt), encoding="utf-8"),
                 timeout=None,
                 follow_redirects=False,
+                extensions=_extensions(config),
             ) as response,
         ):
             status = response.status_code
@@ -103,6 +106,11 @@ def judge(status: int) -> tuple[Verdict, str]:
     if status in _NAMED_STATUSES:
         return Verdict.REJECTED, f"http_{status}"
     return Verdict.REJECTED, f"http_{status // 100}xx"
+
+
+def _extensions(config: EndpointConfig) -> dict[str, str]:
+    name = config.tls.server_name if config.tls is not None else None
+    return {} if name is None else {"sni_hostname": name}
 
 
 def _readable(text: str, secrets: tuple[str, ...]) -> str:

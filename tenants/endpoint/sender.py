@@ -10,6 +10,8 @@ from tenants.endpoint.backoff import Backoff
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
+from tenants.endpoint.endpoint_access import EndpointAccess
+from tenants.endpoint.errors import SecretUnavailableError
 from tenants.endpoint.exchange import Outcome, Verdict, exchange
 from tenants.endpoint.log_limit import LogLimit
 from tenants.endpoint.queue import BatchQueue
@@ -33,6 +35,7 @@ class EndpointSender:
     def __init__(self, tenant: str, config: EndpointConfig, around: Surroundings) -> None:
         self._config = config
         self._around = around
+        self._access = EndpointAccess(config, around)
         self._queue = BatchQueue(config.max_queue_bytes)
         self._in_flight: Batch | None = None
         self._backoff = Backoff(config.min_backoff_s, config.max_backoff_s, around.rng)
@@ -46,6 +49,7 @@ class EndpointSender:
             tenant=tenant, endpoint=config.label
         )
         self._failing_log, self._refused_log, self._dropped_log = LogLimit(), LogLimit(), LogLimit()
+        self._secret_log = LogLimit()
         self._is_reported_failing = False
 
     @property
@@ -78,6 +82,7 @@ class EndpointSender:
     def reconfigure(self, config: EndpointConfig) -> None:
         """Go on with other settings, from the next request on; what waits stays, as far as it still fits."""
         self._config = config
+        self._access.reconfigure(config)
         self._backoff.set_bounds(config.min_backoff_s, config.max_backoff_s)
         self._counters.endpoint, self._counters.url = config.label, config.display_url
         self._log = self._log.bind(endpoint=config.label)
@@ -114,6 +119,7 @@ class EndpointSender:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._access.close()
         unsent = self._queue.clear()
         if self._in_flight is not None:
             unsent.insert(0, self._in_flight)
@@ -157,7 +163,7 @@ class EndpointSender:
         attempt = 0
         while True:
             self._counters.state = EndpointState.SENDING
-            outcome = await exchange(batch, attempt, self._config, self._around)
+            outcome = await self._attempt(batch, attempt)
             if outcome.verdict is Verdict.DELIVERED:
                 self._on_delivered(batch)
                 return
@@ -173,6 +179,19 @@ class EndpointSender:
                 return
             attempt += 1
             self._counters.retries += 1
+
+    async def _attempt(self, batch: Batch, attempt: int) -> Outcome:
+        try:
+            granted = await self._access.get()
+        except SecretUnavailableError as error:
+            return Outcome(Verdict.RETRY, "secret", str(error))
+        if granted.problem and (withheld := self._secret_log.admit(self._around.clock.now_ms())) is not None:
+            self._log.error(
+                "secret of the endpoint cannot be read again, the last good one stays",
+                problem=granted.problem,
+                withheld_lines=withheld,
+            )
+        return await exchange(batch, attempt, granted, self._around)
 
     async def _pause(self, outcome: Outcome, attempt: int) -> None:
         pause_s = self._backoff.next_pause_s(outcome.retry_after_s)

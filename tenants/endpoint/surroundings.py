@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx
+from tenants.endpoint.http_clients import HttpClients
 
 
 class Clock(Protocol):
@@ -36,14 +36,13 @@ class Surroundings:
     """What all senders of a process share.
 
     Attributes:
-        client: made by :func:`tenants.endpoint.http_client.new_client`; whoever made it closes it, after the
-            senders.
+        clients: whoever made them closes them, after the senders.
         clock: wall time and back-off sleeps. Time limits on network calls are the event loop's own.
         rng: jitter of the back-off.
         version: of Millrace, for ``User-Agent``.
     """
 
-    client: httpx.AsyncClient
+    clients: HttpClients
     clock: Clock
     rng: random.Random
     version: str

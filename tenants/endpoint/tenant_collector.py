@@ -16,7 +16,7 @@ from tenants import _engine
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.collection import CollectionSchedule
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.endpoint_settings import endpoint_configs, max_samples
+from tenants.endpoint.endpoint_settings import endpoint_configs, max_samples, relabellings
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnapshot
 from tenants.processing.profile import TenantProfile
@@ -43,6 +43,7 @@ class TenantCollectorSnapshot:
         max_active_series: the limit, 0 for none; None if the limiter does not count series.
         max_active_entities: the limit, 0 for none; None if the limiter does not count entities.
         labels: by label name, the values replaced so far and the estimate of the distinct ones.
+        relabel_left_out: series that rules of endpoints made impossible to send, over all collections, by reason.
         drain_tokens_per_line: of the span names that patterns were sought for: upper bounds with cumulative counts,
             and the sum.
     """
@@ -57,6 +58,7 @@ class TenantCollectorSnapshot:
     max_active_series: int | None = None
     max_active_entities: int | None = None
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
+    relabel_left_out: dict[str, int] = field(default_factory=dict)
     drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(default_factory=lambda: ([(math.inf, 0)], 0.0))
 
 
@@ -84,6 +86,8 @@ class TenantCollector:
         self._collections = 0
         self._collections_failed = {"other": 0}
         self._collection_s = 0.0
+        self._relabel: dict[str, _engine.Relabel | None] = {}
+        self._relabel_left_out = dict.fromkeys(("collision", "without_name", "too_large"), 0)
         self._records = 0
         # What the registry goes on with after the next collection, which does not wait for its time: what was counted
         # under the former plan is sent before any of its series ends.
@@ -157,7 +161,7 @@ class TenantCollector:
             timestamp_ms = self._schedule.begin(self._around.clock.now_ms())
             plan, self._next_plan = self._next_plan, None
             try:
-                batches = await asyncio.to_thread(self._encode, self._profile.settings, timestamp_ms, plan)
+                encoded = await asyncio.to_thread(self._encode, self._profile.settings, timestamp_ms, plan)
             except Exception:
                 self._collections_failed["other"] += 1
                 raise
@@ -165,7 +169,8 @@ class TenantCollector:
                 self._do_what_was_put_off()
                 self._collections += 1
                 self._collection_s += loop.time() - started
-            self._endpoint.submit(batches)
+            for relabel, batches in encoded.items():
+                self._endpoint.submit(batches, relabel)
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect a last time and send what waits, at most ``deadline_s`` seconds; return whether nothing is left."""
@@ -202,6 +207,7 @@ class TenantCollector:
             max_active_series=None if is_by_entity else settings.max_active_series,
             max_active_entities=settings.max_active_entities if is_by_entity else None,
             labels=labels,
+            relabel_left_out=dict(self._relabel_left_out),
             drain_tokens_per_line=drain_tokens_per_line,
         )
 
@@ -209,18 +215,32 @@ class TenantCollector:
         registry = self._registry
         return registry.stats(), registry.label_stats(), registry.drain_tokens_per_line()
 
-    def _encode(self, settings: TenantSettings, timestamp_ms: int, plan: _engine.Plan | None) -> list[Batch]:
-        """Do the work of a collection, then go on with ``plan``. In a thread: only the registry may be touched."""
+    def _encode(self, settings: TenantSettings, timestamp_ms: int, plan: _engine.Plan | None) -> dict[str, list[Batch]]:
+        """Do the work of a collection, then go on with ``plan``; returns the batches by the rules that made them.
+
+        In a thread: only the registry and what belongs to relabelling may be touched.
+        """
         try:
             if settings.disable_collection:
                 self._registry.sweep(timestamp_ms)
-                return []
-            encoded = self._registry.collect(timestamp_ms, list(settings.external_labels), max_samples(settings))
+                return {}
+            texts = relabellings(settings)
+            self._relabel = {
+                text: self._relabel.get(text) or (_engine.Relabel(text) if text else None) for text in texts
+            }
+            encoded = self._registry.collect_each(
+                timestamp_ms, list(settings.external_labels), max_samples(settings), list(self._relabel.values())
+            )
         finally:
             if plan is not None:
                 self._registry.set_plan(plan)
-        # A native histogram is a sample like any other: it can be lost, and is counted then.
-        return [Batch(b.body, b.samples + b.histograms, b.exemplars, b.series, timestamp_ms) for b in encoded]
+        for _, left_out in encoded:
+            for reason, count in left_out.items():
+                self._relabel_left_out[reason] += count
+        return {
+            text: [_batch(written, timestamp_ms) for written in batches]
+            for text, (batches, _) in zip(texts, encoded, strict=True)
+        }
 
     def _usable_endpoints(self, settings: TenantSettings) -> list[EndpointConfig]:
         configs = endpoint_configs(settings)
@@ -265,3 +285,9 @@ class TenantCollector:
         put_off, self._put_off = self._put_off, []
         for work in put_off:
             work()
+
+
+def _batch(written: _engine.WriteBatch, timestamp_ms: int) -> Batch:
+    # A native histogram is a sample like any other: it can be lost, and is counted then.
+    samples = written.samples + written.histograms
+    return Batch(written.body, samples, written.exemplars, written.series, timestamp_ms)

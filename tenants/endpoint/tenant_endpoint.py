@@ -65,13 +65,15 @@ class TenantEndpoint:
         for sender in self._senders:
             sender.start()
 
-    def submit(self, batches: Sequence[Batch]) -> None:
-        """Queue batches for every endpoint. Never blocks.
+    def submit(self, batches: Sequence[Batch], relabel: str = "") -> None:
+        """Queue batches for every endpoint with the rules that they were made by. Never blocks.
 
-        Without an endpoint they are counted as discarded, ``no_endpoint``.
+        Without an endpoint they are counted as discarded, ``no_endpoint``. One whose rules have changed meanwhile has
+        to wait for the next collection.
         """
         for sender in self._senders:
-            sender.submit(batches)
+            if sender.config.relabel == relabel:
+                sender.submit(batches)
         if not self._senders and batches:
             self._no_endpoint_samples += sum(batch.samples for batch in batches)
             if not self._has_said_no_endpoint:

@@ -8,7 +8,12 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+from tenants.settings.remote_write_targets import RemoteWriteTargets
+
+LOOPBACK: Final = RemoteWriteTargets(allowed_private=("127.0.0.0/8",))
+"""Lets endpoints in overrides send to receivers of tests."""
 
 
 @dataclass(frozen=True)

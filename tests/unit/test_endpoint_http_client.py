@@ -8,7 +8,7 @@ import pytest
 
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.http_client import new_client
+from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
 from tests.unit.fake_clock import FakeClock
@@ -47,8 +47,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def send_one(receiver: Receiver) -> EndpointSender:
-    async with new_client() as client:
-        around = Surroundings(client, FakeClock(), random.Random(7), "1.2.3")
+    async with HttpClients() as clients:
+        around = Surroundings(clients, FakeClock(), random.Random(7), "1.2.3")
         sender = EndpointSender("acme", EndpointConfig(receiver.url, max_sample_age_s=1), around)
         sender.start()
         sender.submit([Batch(b"body", samples=1, exemplars=0, series=1, timestamp_ms=around.clock.now_ms())])

@@ -12,7 +12,7 @@ import structlog
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
-from tenants.endpoint.http_client import new_client
+from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
 from tests.unit.fake_clock import START_MS, FakeClock
@@ -27,8 +27,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def around(clock: FakeClock) -> AsyncIterator[Surroundings]:
-    async with new_client() as client:
-        yield Surroundings(client, clock, random.Random(7), "1.2.3")
+    async with HttpClients() as clients:
+        yield Surroundings(clients, clock, random.Random(7), "1.2.3")
 
 
 def batch(number: int = 0, *, samples: int = 10, size_bytes: int = 20) -> Batch:

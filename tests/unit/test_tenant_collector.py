@@ -7,17 +7,16 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 
 from tenants import _engine
-from tenants.endpoint import Surroundings
+from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.processing.profile import TenantProfile
 from tests.remote_write import decode, is_stale_marker
 from tests.unit.fake_clock import START_MS
-from tests.unit.receiver import Hang, Hold, Receiver
+from tests.unit.receiver import LOOPBACK, Hang, Hold, Receiver
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
 from tests.unit.waiting import until
@@ -32,9 +31,8 @@ def clock() -> StandingClock:
 
 @pytest.fixture
 async def around(clock: StandingClock) -> AsyncIterator[Surroundings]:
-    # Reading the certificates of the machine takes longer than a test.
-    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
-        yield Surroundings(client, clock, random.Random(7), "1.2.3")
+    async with HttpClients(LOOPBACK) as clients:
+        yield Surroundings(clients, clock, random.Random(7), "1.2.3")
 
 
 def profile(*urls: str, generator: dict[str, Any] | None = None, **settings: Any) -> TenantProfile:
@@ -72,9 +70,9 @@ def encoding(collector: TenantCollector) -> Iterator[threading.Event]:
     finish = threading.Event()
 
     class Slow:
-        def collect(self, *arguments: Any) -> Any:
+        def collect_each(self, *arguments: Any) -> Any:
             assert finish.wait(10)
-            return registry.collect(*arguments)
+            return registry.collect_each(*arguments)
 
         def __getattr__(self, name: str) -> Any:
             assert finish.is_set(), f"{name} waits for the registry in the event loop"
@@ -274,7 +272,8 @@ async def test_only_what_changed_is_touched(around: Surroundings) -> None:
             assert [line["event"] for line in logs] == ["settings of the tenant changed"] * 3
             receiver.release()
             await collector.collect()
-            assert [name for name in registry.called if name in {"collect", "set_plan"}] == ["collect", "set_plan"]
+            used = [name for name in registry.called if name in {"collect_each", "set_plan"}]
+            assert used == ["collect_each", "set_plan"]
 
 
 async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_finished(around: Surroundings) -> None:
@@ -479,10 +478,10 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
         failures: list[Exception] = [RuntimeError("bug"), RuntimeError("bug")]
 
         class Failing:
-            def collect(self, *arguments: Any) -> Any:
+            def collect_each(self, *arguments: Any) -> Any:
                 if failures:
                     raise failures.pop()
-                return registry.collect(*arguments)
+                return registry.collect_each(*arguments)
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(registry, name)

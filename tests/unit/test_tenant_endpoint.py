@@ -8,7 +8,7 @@ import structlog
 
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.http_client import new_client
+from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint
 from tests.unit.fake_clock import START_MS, FakeClock
@@ -18,8 +18,8 @@ from tests.unit.waiting import until
 
 @pytest.fixture
 async def around() -> AsyncIterator[Surroundings]:
-    async with new_client() as client:
-        yield Surroundings(client, FakeClock(), random.Random(7), "1.2.3")
+    async with HttpClients() as clients:
+        yield Surroundings(clients, FakeClock(), random.Random(7), "1.2.3")
 
 
 def batch(number: int) -> Batch:
