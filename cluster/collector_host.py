@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-import httpx
 import structlog
 
 from cluster.errors import NotConfiguredError
@@ -16,12 +15,12 @@ from cluster.log_setup import set_up_logging
 from cluster.measurements import MAX_MEASURED_TENANTS, Measurements
 from cluster.tenant_measurements import measure_tenant
 from cluster.version import VERSION
-from tenants.endpoint import Surroundings, SystemClock, new_client
+from tenants.endpoint import HttpClients, Surroundings, SystemClock
 from tenants.endpoint.collector_set import CollectorSet
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
-from tenants.processing.profile import ProfileBook
-from tenants.settings.overrides import RuntimeOverrides
+from tenants.processing.profile import ProfileBook, Put
+from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -44,7 +43,7 @@ class CollectorHost:
         self._name = name
         self._incarnation = time.time_ns()
         self._tenants: CollectorSet | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._clients: HttpClients | None = None
         self._flush_interval_s = 1.0
         self._hosts: dict[str, Any] = {}
         self._feeds: dict[str, HostFeed] = {}
@@ -52,34 +51,33 @@ class CollectorHost:
         self._ending: asyncio.Task[None] | None = None
         self._is_draining = False
 
-    async def configure(
-        self, config: ServiceConfig, hosts: Mapping[str, Any], version: int, runtime: RuntimeOverrides
-    ) -> None:
+    async def configure(self, config: ServiceConfig, hosts: Mapping[str, Any], overrides: OverridesChange) -> None:
         """Begin to work, or go on with other hosts and newer overrides.
 
         Args:
             config: the service configuration, secrets included: they are passed in a call, never to the constructor,
                 whose arguments Ray keeps.
             hosts: handles of all shard hosts, by name.
-            version: of the overrides.
-            runtime: the overrides.
+            overrides: the whole.
         """
         set_up_logging(config.log, self._name)
         self._flush_interval_s = config.cluster.flush_interval.seconds
         if self._tenants is None:
-            self._client = new_client()
-            around = Surroundings(self._client, SystemClock(), random.Random(), VERSION)  # noqa: S311
+            self._clients = HttpClients(config.remote_write_targets)
+            around = Surroundings(self._clients, SystemClock(), random.Random(), VERSION)  # noqa: S311
             self._tenants = CollectorSet(ProfileBook(config), around)
             self._ending = asyncio.get_running_loop().create_task(self._end_finished_for_ever(self._tenants))
-        await self.put_overrides(version, runtime)
+        await self.put_overrides(overrides)
         self._connect(self._tenants, hosts)
 
-    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
-        """Put newer overrides in force for every tenant that is here."""
+    async def put_overrides(self, change: OverridesChange) -> bool:
+        """Put newer overrides in force for every tenant that is here; false if the version they change is not here."""
         if self._tenants is None:
             raise NotConfiguredError(self._name)
-        if self._tenants.book.put_overrides(version, runtime):
-            await self._tenants.use_overrides()
+        put = self._tenants.book.put_overrides(change)
+        if put is Put.NEW:
+            await self._tenants.use_overrides(change.tenants)
+        return put is not Put.LACKS_BASE
 
     async def is_configured(self) -> bool:
         """Whether the process knows its settings: not so right after a restart."""
@@ -94,13 +92,13 @@ class CollectorHost:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + deadline_s
         self._is_draining = True
-        if self._tenants is None or self._client is None:
+        if self._tenants is None or self._clients is None:
             return True
         await _stop(*self._pulling.values(), self._ending)
         # Half of the time at most: what is here already has to be sent in any case.
         is_empty = await asyncio.gather(*(self._pull_the_rest(name, deadline_s / 2) for name in self._feeds))
         is_sent = await self._tenants.drain(max(0.0, ends_at - loop.time()))
-        await self._client.aclose()
+        await self._clients.close()
         return all(is_empty) and is_sent
 
     async def snapshots(self) -> dict[TenantId, TenantCollectorSnapshot]:

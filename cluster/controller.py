@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -17,8 +18,9 @@ from cluster.placement import Routes
 from cluster.shard_host import ShardHost
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
-from tenants.settings.overrides import RuntimeOverrides
-from tenants.settings.redaction import overrides_without_endpoints, without_endpoints
+from tenants.identity.token_table import TokenTable
+from tenants.settings.in_force import OverridesChange, OverridesInForce, applied, whole
+from tenants.settings.redaction import change_without_endpoints, without_endpoints
 from tenants.settings.service_config import ServiceConfig
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -44,17 +46,21 @@ class Controller:
     def __init__(self, name: str) -> None:
         self._name = name
         self._config: ServiceConfig | None = None
-        self._version = 0
-        self._runtime: RuntimeOverrides = {}
+        self._overrides = OverridesInForce()
+        self._tokens = (0, TokenTable())
         self._routes = Routes(0, (), ())
         self._hosts: dict[str, Any] = {}
         self._collectors: dict[str, Any] = {}
         self._gateways: dict[str, Any] = {}
         self._ports: dict[str, Ports] = {}
         self._behind: set[str] = set()
+        self._moves = 0
+        self._behind_with_tokens: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self, config: ServiceConfig, version: int, runtime: RuntimeOverrides) -> dict[str, Ports]:
+    async def start(
+        self, config: ServiceConfig, overrides: OverridesInForce, tokens_version: int, tokens: TokenTable
+    ) -> dict[str, Ports]:
         """Start everything; returns the ports of each gateway once they accept.
 
         Raises:
@@ -62,7 +68,8 @@ class Controller:
             StartError: some actor did not come up in time.
         """
         set_up_logging(config.log, self._name)
-        self._config, self._version, self._runtime = config, version, runtime
+        self._config, self._overrides = config, overrides
+        self._tokens = (tokens_version, tokens)
         offered = {slot: ray_compat.slots(slot) for slot in (GATEWAY_SLOT, SHARD_SLOT, COLLECTOR_SLOT)}
         hosts = config.cluster.shard_hosts or offered[SHARD_SLOT] or os.cpu_count() or 1
         host_names = tuple(f"shard-host-{index}" for index in range(hosts))
@@ -82,32 +89,52 @@ class Controller:
             name: ray_compat.create_actor(Gateway, name, slot=GATEWAY_SLOT)
             for name in (f"gateway-{index}" for index in range(offered[GATEWAY_SLOT] or 1))
         }
-        # Gateways last: spans are accepted when there is somebody to count them.
-        for actors in (self._hosts, self._collectors, self._gateways):
-            try:
-                async with asyncio.timeout(_START_TIMEOUT_S):
-                    await asyncio.gather(*(self._configure(name) for name in actors))
-            except TimeoutError:
-                names = ", ".join(actors)
-                raise StartError(
-                    f"{names} did not come up within {_START_TIMEOUT_S:g} s; has the cluster room for them?"
-                ) from None
+        with self._moving():
+            # Gateways last: spans are accepted when there is somebody to count them.
+            for actors in (self._hosts, self._collectors, self._gateways):
+                try:
+                    async with asyncio.timeout(_START_TIMEOUT_S):
+                        await asyncio.gather(*(self._configure(name) for name in actors))
+                except TimeoutError:
+                    names = ", ".join(actors)
+                    raise StartError(
+                        f"{names} did not come up within {_START_TIMEOUT_S:g} s; has the cluster room for them?"
+                    ) from None
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         return self._ports
 
-    async def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
-        """Put newer overrides in force everywhere. An actor that cannot be reached gets them when it is back."""
-        if version < self._version:
-            return
-        self._version, self._runtime = version, runtime
-        # Against the stream: a span that is generated under new settings meets nobody who does not know them yet.
-        for actors in (self._collectors, self._hosts, self._gateways):
-            await self._tell(actors)
+    async def put_overrides(self, change: OverridesChange) -> bool:
+        """Put newer overrides in force everywhere. An actor that cannot be reached gets them when it is back.
 
-    async def settings_version(self) -> int:
-        """Return the version of the overrides that it pushes; 0 if it was not started in this life."""
-        return self._version if self._watching else 0
+        Returns:
+            False if the version that they change is not here: the whole has to come, by :meth:`start`.
+        """
+        latter = applied(self._overrides, change)
+        if latter is None:
+            return False
+        if latter is not self._overrides:
+            self._overrides = latter
+            # Against the stream: a span that is generated under new settings meets nobody who does not know them yet.
+            with self._moving():
+                for actors in (self._collectors, self._hosts, self._gateways):
+                    await self._tell(actors, change)
+        return True
+
+    async def put_tokens(self, version: int, tokens: TokenTable) -> None:
+        """Put newer tokens in force in every gateway. One that cannot be reached gets them when it is back."""
+        if version < self._tokens[0]:
+            return
+        self._tokens = (version, tokens)
+        await self._tell_tokens(self._gateways)
+
+    async def settings_in_force(self) -> tuple[int, bool]:
+        """Return the version of the overrides that it pushes, and whether every actor has it.
+
+        The version is 0 if it was not started in this life.
+        """
+        is_everywhere = not (self._behind or self._moves)
+        return (self._overrides.version if self._watching else 0), is_everywhere
 
     async def measure(self) -> dict[str, Measurements]:
         """Return the metrics of every actor by its name; one that does not answer in time is reported as down."""
@@ -172,38 +199,59 @@ class Controller:
     def _actors(self) -> dict[str, Any]:
         return self._hosts | self._collectors | self._gateways
 
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Settings are on their way: until the end nobody may say that they are everywhere."""
+        self._moves += 1
+        try:
+            yield
+        finally:
+            self._moves -= 1
+
     async def _configure(self, name: str) -> None:
         if self._config is None:
             return
+        overrides = whole(self._overrides)
         if name in self._collectors:
-            collector = self._collectors[name]
-            await collector.configure.remote(self._config, self._hosts, self._version, self._runtime)
+            await self._collectors[name].configure.remote(self._config, self._hosts, overrides)
             return
-        config, runtime = without_endpoints(self._config), overrides_without_endpoints(self._runtime)
+        config, overrides = without_endpoints(self._config), change_without_endpoints(overrides)
         if name in self._hosts:
-            await self._hosts[name].configure.remote(config, self._routes, self._version, runtime)
+            await self._hosts[name].configure.remote(config, self._routes, overrides)
         else:
             gateway = self._gateways[name]
+            await gateway.put_tokens.remote(*self._tokens)
             self._ports[name] = await gateway.configure.remote(
-                config, self._routes, self._hosts, self._version, runtime
+                config, self._routes, self._hosts, overrides, len(self._gateways)
             )
 
-    async def _tell(self, names: Iterable[str]) -> None:
-        """Push the overrides in force to these actors."""
+    async def _tell(self, names: Iterable[str], change: OverridesChange) -> None:
+        """Push a change to these actors; who lacks its base, or does not answer, is behind until the next look."""
         actors = {name: actor for name, actor in self._actors().items() if name in names}
-        public = overrides_without_endpoints(self._runtime)
+        public = change_without_endpoints(change)
         answers = await _answers(
             [
-                actor.put_overrides.remote(self._version, self._runtime if name in self._collectors else public)
+                actor.put_overrides.remote(change if name in self._collectors else public)
                 for name, actor in actors.items()
             ]
         )
         for name, answer in zip(actors, answers, strict=True):
+            if answer is True:
+                self._note_version(name, change.version)
+                continue
+            self._behind.add(name)
+            problem = type(answer).__name__ if isinstance(answer, BaseException) else "missed an earlier change"
+            log.warning("actor did not take the settings", actor=name, problem=problem)
+
+    async def _tell_tokens(self, names: Iterable[str]) -> None:
+        gateways = {name: self._gateways[name] for name in names}
+        answers = await _answers([gateway.put_tokens.remote(*self._tokens) for gateway in gateways.values()])
+        for name, answer in zip(gateways, answers, strict=True):
             if isinstance(answer, BaseException):
-                self._behind.add(name)
-                log.warning("actor did not take the settings", actor=name, error=type(answer).__name__)
+                self._behind_with_tokens.add(name)
+                log.warning("gateway did not take the tokens", actor=name, problem=type(answer).__name__)
             else:
-                self._behind.discard(name)
+                self._behind_with_tokens.discard(name)
 
     async def _watch(self) -> None:
         while True:
@@ -220,16 +268,24 @@ class Controller:
         answered = dict(zip(actors, answers, strict=True))
         await asyncio.gather(*(self._reconfigure(name) for name, answer in answered.items() if answer is False))
         if behind := [name for name in self._behind if answered.get(name) is True]:
-            await self._tell(behind)
+            await self._tell(behind, whole(self._overrides))
+        if behind := [name for name in self._behind_with_tokens if answered.get(name) is True]:
+            await self._tell_tokens(behind)
 
     async def _reconfigure(self, name: str) -> None:
         log.warning("actor was restarted and is told its settings again", actor=name)
+        version = self._overrides.version
         try:
             await asyncio.wait_for(self._configure(name), _START_TIMEOUT_S)
         except Exception:
             # The next round tries again.
             log.exception("actor could not be configured", actor=name)
         else:
+            self._note_version(name, version)
+
+    def _note_version(self, name: str, version: int) -> None:
+        # A newer version may have been refused while the actor was still taking this one.
+        if version == self._overrides.version:
             self._behind.discard(name)
 
 

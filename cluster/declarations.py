@@ -39,8 +39,10 @@ Unit = Literal[
     "resets",
     "reads",
     "bytes",
+    "attributes",
     "seconds",
     "seconds since 1970",
+    "limit",
 ]
 
 
@@ -104,6 +106,48 @@ _SERVICE: Final[Mapping[str, Declaration]] = {
         "Whether the last look at the runtime file found it good",
         "0: the log names the fault; the last good one stays in force until the file is mended.",
     ),
+    "millrace_settings_last_reload_timestamp_seconds": _gauge(
+        _NONE,
+        "seconds since 1970",
+        "When the runtime file in force was read",
+        "Long ago although it was edited: see millrace_settings_last_reload_successful.",
+    ),
+    "millrace_settings_hash": _gauge(
+        ("sha256",),
+        "always 1",
+        "The content of the runtime file in force; one series",
+        "Replicas that differ for long: one of them cannot read the file.",
+    ),
+    "millrace_settings_tenants": _gauge(
+        ("layer",),
+        "entities",
+        "Tenants with an entry in the runtime file, a document (api), limits or a state set by operators",
+        "A sudden fall: somebody removed them; see the audit.",
+    ),
+    "millrace_limits_defaults": _gauge(
+        ("limit_name",),
+        "limit",
+        "Limits of a tenant without settings of its own: bytes, seconds, series; 1 for switches that are on",
+        "limits_exporter.limits says which are exported.",
+    ),
+    "millrace_limits_overrides": _gauge(
+        ("limit_name", "tenant"),
+        "limit",
+        "Limits that a tenant has of its own and that differ from the default",
+        "Use: override or default.",
+    ),
+    "millrace_limits_effective": _gauge(
+        ("limit_name", "tenant", "source"),
+        "limit",
+        "Limits in force for tenants that have sent spans, and the layer that each came from",
+        "Compare with what the tenant uses.",
+    ),
+    "millrace_settings_document_failures_total": _counter(
+        _TENANT,
+        "reads",
+        "Stored documents of the tenant that could not be applied; the last good one stays in force",
+        "Above 0: see problems in /api/admin/tenants/<tenant>; the tenant or an operator can replace the document.",
+    ),
     "millrace_settings_reload_failures_total": _counter(
         ("reason",),
         "reads",
@@ -119,6 +163,19 @@ _GATEWAY: Final[Mapping[str, Declaration]] = {
         "Export requests answered",
         "Answers other than ok: the clients' logs say why.",
     ),
+    "millrace_authentication_failures_total": _counter(
+        ("reason",),
+        "requests",
+        "Requests whose sender was not let through; never counts anything while auth.mode is trusted_header",
+        "wrong_secret or unknown: a client has a bad token, or somebody guesses. expired, revoked: its client needs a "
+        "new one. lacks_scope, wrong_tenant: the client has one for something else. overloaded: many new ones at once.",
+    ),
+    "millrace_ingress_bytes_total": _counter(
+        _TENANT,
+        "bytes",
+        "Requests as protobuf, decompressed, whatever became of them",
+        "Far above millrace_bytes_received_total: see millrace_spans_discarded_total for what is refused.",
+    ),
     "millrace_bytes_received_total": _counter(
         _TENANT,
         "bytes",
@@ -128,16 +185,31 @@ _GATEWAY: Final[Mapping[str, Declaration]] = {
     "millrace_spans_received_total": _counter(
         _TENANT,
         "spans",
-        "Spans in accepted requests, before any is discarded",
+        "Spans accepted, before any is discarded; those refused for their ids are not among them",
         "Flat while clients send: millrace_requests_total tells how they are answered.",
     ),
     "millrace_spans_discarded_total": _counter(
         ("tenant", "stage", "reason"),
         "spans",
-        "Spans received that produced nothing at this stage; for the reason invalid_utf8, edges at the stage "
-        "service_graphs and resource batches at the stage host_info",
-        "outside_metrics_ingestion_slack: clocks differ or clients send late. …_filtered: see the tenant's filter "
-        "policies. max_items: raise service_graphs.max_items. invalid_…: the client is at fault.",
+        "Spans received, or refused with their request, that produced nothing at this stage; for the reason "
+        "invalid_utf8, edges at the stage service_graphs and resource batches at the stage host_info",
+        "rate_limited: raise ingestion.rate_limit_bytes, or have the client send less. too_large: raise "
+        "ingestion.burst_size_bytes. outside_metrics_ingestion_slack: clocks differ or clients send late. …_filtered: "
+        "see the tenant's filter policies. max_items: raise service_graphs.max_items. invalid_…: the client is at "
+        "fault.",
+    ),
+    "millrace_attributes_truncated_total": _counter(
+        ("tenant", "scope"),
+        "attributes",
+        "Attributes in accepted requests with a key or text beyond ingestion.max_attribute_bytes, which were cut",
+        "Growing: the client puts documents into attributes; raise the limit only if metrics need them whole.",
+    ),
+    "millrace_added_latency_seconds": Declaration(
+        "histogram",
+        "seconds",
+        _TENANT,
+        "How long answers were held back for ingestion.artificial_delay; 256 answers wait at most in one gateway",
+        "Mostly 0 and not wanted: requests take as long by themselves, or too many wait.",
     ),
     "millrace_ignored_span_multipliers_total": _counter(
         _TENANT,
@@ -409,6 +481,13 @@ _REMOTE_WRITE: Final[Mapping[str, Declaration]] = {
         "updates",
         "Settings of the tenant with a remote_write endpoint that cannot be used; it was left out",
         "Growing: the log names the endpoint and its fault.",
+    ),
+    "millrace_remote_write_relabel_left_out_total": _counter(
+        ("tenant", "reason"),
+        "series",
+        "Series that write_relabel_configs made impossible to send, at each collection: collision (another series has "
+        "become the same label set), without_name, too_large",
+        "Growing: mend the rules; with collision, drop series before the label that tells them apart.",
     ),
     "millrace_remote_write_samples_total": _counter(
         ("tenant", "endpoint", "outcome"),

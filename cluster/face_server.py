@@ -1,31 +1,36 @@
-"""The HTTP server of the service's own port, in the event loop of its caller. What it serves is ``service_face``'s."""
+"""The HTTP server of the service's own port, in the event loop of its caller. What it serves is the application's."""
 
 import asyncio
 from contextlib import nullcontext
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from cluster.errors import StartError
 from cluster.gateway.listen import CannotListenError, bind
-from cluster.service_face import Service, service_face
+from cluster.tls import Certificates
 
 _SHUTDOWN_S: Final = 2
 
 
 class FaceServer:
-    """Serves the service face. Touches no signal handlers and logs no requests."""
+    """Serves one application, with TLS if there is a certificate. Touches no signal handlers and logs no requests."""
 
-    def __init__(self, service: Service, listen: str) -> None:
+    def __init__(self, app: FastAPI, listen: str, tls: Certificates | None = None) -> None:
         self._listen = listen
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                service_face(service),
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            # Whoever says where a request came from would write the audit.
+            proxy_headers=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
         )
+        config.load()
+        # uvicorn would read the files itself, and once.
+        config.ssl = tls.renewing_context() if tls else None
+        self._server = uvicorn.Server(config)
         # Signals are the service's; uvicorn's own handlers would end only this server.
         self._server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
         self._task: asyncio.Task[None] | None = None

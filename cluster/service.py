@@ -5,6 +5,7 @@ and serves the service's own port. Spans do not pass through it.
 """
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Mapping
@@ -16,21 +17,30 @@ from typing import Any, TypeVar
 import structlog
 
 from cluster import ray_compat
+from cluster.control_plane import ControlPlane, open_store
 from cluster.errors import StartError
 from cluster.face_server import FaceServer
 from cluster.gateway.gateway import Ports
 from cluster.gateway.listen import CannotListenError
+from cluster.limits_exporter import LimitsExporter
 from cluster.log_pipe import log_pipe
 from cluster.log_setup import set_up_logging
-from cluster.measurements import Measurements
+from cluster.measurements import OTHER_TENANTS, Measurements
 from cluster.runtime_watch import RuntimeWatch
-from cluster.service_face import SERVICE
+from cluster.service_face import SERVICE, service_router
+from cluster.settings_push import SettingsPush
+from cluster.tenant_figures import tenant_figures
+from cluster.tls import certificates
 from cluster.version import VERSION
 from tenants import _engine
+from tenants.control.figures import TenantFigures
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
+from tenants.identity.token_table import TokenTable
+from tenants.settings.in_force import OverridesChange, OverridesInForce
 from tenants.settings.runtime_file import RuntimeFile
 from tenants.settings.service_config import ServiceConfig
+from tenants.store.database import Database
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -50,7 +60,7 @@ class MillraceService:
     the metrics of this process alone.
     """
 
-    def __init__(self, config: ServiceConfig, runtime: RuntimeWatch) -> None:
+    def __init__(self, config: ServiceConfig, runtime: RuntimeWatch, database: Database) -> None:
         self._config = config
         self._runtime = runtime
         self._controller: Any = None
@@ -58,10 +68,12 @@ class MillraceService:
         self._http_port = 0
         self._is_draining = False
         self._started_at = time.time()
-        # Versions follow the clock, so that a restarted driver of the same cluster goes on from higher ones.
-        self._version = time.time_ns() // 1_000_000
-        self._telling = asyncio.Lock()
         self._is_controller_silent = False
+        self._tokens = (0, TokenTable())
+        self._limits = LimitsExporter(config)
+        self._settings = SettingsPush(self._push_change, self._tell_controller, lambda: time.time_ns() // 1_000_000)
+        self._settings.put(runtime=runtime.overrides)
+        self._control = ControlPlane(config, database, self._settings, self._push_tokens, self._read_figures)
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, then drain.
@@ -77,10 +89,14 @@ class MillraceService:
         # After ray.init: Ray puts its own handlers in place.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        face = FaceServer(self, str(self._config.listen.http))
+        app = self._control.application(VERSION, service_router(self))
+        face = FaceServer(
+            app, str(self._config.listen.http), certificates(self._config.listen.http_tls, "listen.http_tls")
+        )
         self._http_port = await face.start()
         background: list[asyncio.Task[Any]] = []
         try:
+            await self._control.load()
             starting = loop.create_task(self._start())
             stop = loop.create_task(stopping.wait())
             background = [starting, stop]
@@ -88,8 +104,10 @@ class MillraceService:
             if starting.done():
                 await starting
                 self._log_started()
+                self._control.start()
                 background += [loop.create_task(self._watch_runtime()), loop.create_task(self._watch_controller())]
                 await stop
+            await self._control.stop()
             return 0 if await self._drain() else 1
         finally:
             for task in background:
@@ -101,15 +119,27 @@ class MillraceService:
             _controller_class(), _CONTROLLER, slot="controller_slot", max_concurrency=64
         )
         try:
-            await self._tell_controller()
+            await self._settings.tell()
         except Exception as error:
             cause = ray_compat.raised_in_actor(error)
             if isinstance(cause, CannotListenError | StartError):
                 raise StartError(str(cause)) from None
             raise
 
-    async def _tell_controller(self) -> None:
-        self._ports = await self._controller.start.remote(self._config, self._version, self._runtime.overrides)
+    async def _tell_controller(self, overrides: OverridesInForce) -> None:
+        self._ports = await self._controller.start.remote(self._config, overrides, *self._tokens)
+
+    async def _push_tokens(self, version: int, table: TokenTable) -> None:
+        self._tokens = (version, table)
+        if self._ports:
+            await self._controller.put_tokens.remote(version, table)
+
+    async def _read_figures(self) -> dict[str, dict[str, TenantFigures]]:
+        return tenant_figures(await self.measure())
+
+    async def _push_change(self, change: OverridesChange) -> bool:
+        is_taken: bool = await self._controller.put_overrides.remote(change)
+        return is_taken
 
     def _log_started(self) -> None:
         listen = self._config.listen
@@ -128,15 +158,11 @@ class MillraceService:
             await asyncio.sleep(period_s)
             try:
                 if await self._runtime.look():
-                    await self._put_overrides()
+                    self._settings.put(runtime=self._runtime.overrides)
+                    # If that fails, the controller is found behind, and told.
+                    await self._settings.push()
             except Exception:
                 log.exception("runtime file could not be put in force")
-
-    async def _put_overrides(self) -> None:
-        async with self._telling:
-            self._version = max(self._version + 1, time.time_ns() // 1_000_000)
-            # If that fails, the controller is found behind, and told.
-            await self._controller.put_overrides.remote(self._version, self._runtime.overrides)
 
     async def _watch_controller(self) -> None:
         while True:
@@ -148,11 +174,9 @@ class MillraceService:
 
     async def _look_after_controller(self) -> None:
         """Start the controller again if it was restarted, empty, or missed newer overrides."""
-        async with self._telling:
-            version = await self._answer(self._controller.settings_version.remote(), self._version)
-            if version < self._version:
-                log.warning("controller was restarted or missed settings, and is told everything again")
-                await self._tell_controller()
+        in_force = await self._answer(self._controller.settings_in_force.remote(), None)
+        if in_force is not None:
+            await self._settings.look(*in_force)
 
     async def _drain(self) -> bool:
         self._is_draining = True
@@ -186,16 +210,25 @@ class MillraceService:
     async def measure(self) -> Mapping[str, Measurements]:
         """Return the metrics of all actors and of this process."""
         engine = _engine.build_info()
+        overrides = self._settings.overrides
         own: Measurements = [
             ("millrace_build_info", (VERSION, engine["version"], engine["profile"]), 1.0),
-            ("millrace_settings_version", (), self._version),
+            ("millrace_settings_version", (), overrides.version),
+            *_layer_sizes(overrides),
             *self._runtime.measure(),
+            *self._control.measure(),
         ]
         actors: dict[str, Measurements] = {}
         if self._can_ask:
             is_down: Measurements = [("millrace_actor_up", (), 0.0)]
             actors = await self._answer(self._controller.measure.remote(), {_CONTROLLER: is_down})
+        own += self._limits.measure(overrides, self._tenants_seen(actors))
         return {SERVICE: own, **actors}
+
+    def _tenants_seen(self, actors: Mapping[str, Measurements]) -> set[str]:
+        """Return the tenants that have sent spans since the gateways started."""
+        figures = tenant_figures(actors)
+        return {name for of_actor in figures.values() for name in of_actor if name != OTHER_TENANTS}
 
     async def tenants(self) -> Mapping[TenantId, TenantCollectorSnapshot]:
         """Return the figures of every tenant that has series."""
@@ -227,12 +260,22 @@ class MillraceService:
                 for name, ports in self._ports.items()
             },
             "overrides": {
-                "version": self._version,
+                "version": self._settings.overrides.version,
                 "last_reload_successful": self._runtime.is_good,
                 "sha256": good.sha256 if good else None,
                 "entries": len(good.overrides) if good else 0,
             },
         }
+
+
+def _layer_sizes(overrides: OverridesInForce) -> Measurements:
+    sizes = {
+        "runtime": len(overrides.runtime),
+        "api": len(overrides.documents),
+        "operator": len(overrides.limits),
+        "state": len(overrides.states),
+    }
+    return [("millrace_settings_tenants", (layer,), size) for layer, size in sizes.items()]
 
 
 def load_runtime_file(config: ServiceConfig) -> RuntimeWatch:
@@ -244,7 +287,13 @@ def load_runtime_file(config: ServiceConfig) -> RuntimeWatch:
     path = config.overrides.per_tenant_override_config
     if path is None:
         return RuntimeWatch(None)
-    file = RuntimeFile(path, Path.read_bytes, config=config, allow_mass_removal=config.overrides.allow_mass_removal)
+    file = RuntimeFile(
+        path,
+        Path.read_bytes,
+        config=config,
+        environ=os.environ if config.overrides.expand_env else None,
+        allow_mass_removal=config.overrides.allow_mass_removal,
+    )
     return RuntimeWatch(file)
 
 
@@ -265,12 +314,13 @@ def serve(config: ServiceConfig, ray_address: str | None) -> int:
         config.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"data_dir {config.data_dir} cannot be made: {error.strerror}") from None
+    database = open_store(config)
     log.info("starting", version=VERSION, ray=ray_address or "embedded")
     # On a cluster of its own nodes the actors' lines go to the logs of their pods.
     with nullcontext() if ray_address else log_pipe():
         try:
             ray_compat.start(ray_address)
-            return asyncio.run(MillraceService(config, runtime).run())
+            return asyncio.run(MillraceService(config, runtime, database).run())
         except SystemExit:
             # Ray's own answer to SIGTERM, in force until the service has put its handlers in place.
             log.info("told to stop before anything was accepted")

@@ -1,17 +1,17 @@
-"""The service's own port: ``/ready``, ``/metrics`` and ``/status``. Reads only; changes nothing."""
+"""What the service says of itself on its own port: ``/ready``, ``/metrics`` and ``/status``. Changes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Response
+from fastapi import Response
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from cluster.measurements import Measurements, families
-from cluster.version import VERSION
+from tenants.api.access import Access, GuardedRouter
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
 
@@ -35,27 +35,27 @@ class Service(Protocol):
         """Return what is known without asking anybody: ports, settings, times."""
 
 
-def service_face(service: Service) -> FastAPI:
-    """Build the application."""
-    app = FastAPI(title="Millrace", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+def service_router(service: Service) -> GuardedRouter:
+    """Build the routes."""
+    router = GuardedRouter(tags=["service"])
     process = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=process)
 
-    @app.get("/ready")
+    @router.route_for("GET", "/ready", Access.OPEN)
     async def ready() -> Response:
         """200 once the OTLP ports accept, 503 before that and while draining."""
         is_ready = await service.is_ready()
         return Response("ready\n" if is_ready else "not ready\n", 200 if is_ready else 503, media_type="text/plain")
 
-    @app.get("/metrics")
+    @router.route_for("GET", "/metrics", Access.INSPECT)
     async def metrics() -> Response:
         """The metrics of this process and of every actor of the service, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Measured(list(families(await service.measure()))))
         return Response(generate_latest(process) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/status")
+    @router.route_for("GET", "/status", Access.INSPECT)
     async def status() -> dict[str, Any]:
         """What runs, under which settings, and how each tenant is doing."""
         tenants = await service.tenants()
@@ -64,7 +64,7 @@ def service_face(service: Service) -> FastAPI:
             "tenants": {str(tenant): _tenant(tenants[tenant]) for tenant in sorted(tenants, key=str)},
         }
 
-    return app
+    return router
 
 
 def _tenant(snapshot: TenantCollectorSnapshot) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from cluster.measurements import MAX_MEASURED_TENANTS, OTHER_TENANTS, Measuremen
 from cluster.placement import Routes
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import Acknowledgements, Pulled
-from tenants.processing.profile import ProfileBook
+from tenants.processing.profile import ProfileBook, Put
 from tenants.processing.shard_set import FrameGroup, ShardSet
-from tenants.settings.overrides import RuntimeOverrides
+from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
 
 _FIGURES = ("entities", "open_edges", "outbox_records", "state_bytes")
@@ -35,20 +35,20 @@ class ShardHost:
         self._routes: Routes | None = None
 
     @ray.method(concurrency_group="control")
-    def configure(self, config: ServiceConfig, routes: Routes, version: int, runtime: RuntimeOverrides) -> None:
-        """Begin to work, or go on with newer routes and overrides."""
+    def configure(self, config: ServiceConfig, routes: Routes, overrides: OverridesChange) -> None:
+        """Begin to work, or go on with newer routes and overrides; ``overrides`` is the whole."""
         set_up_logging(config.log, self._name)
         if self._shards is None:
             book = ProfileBook(config)
-            book.put_overrides(version, runtime)
+            book.put_overrides(overrides)
             self._shards = ShardSet(book, time.time_ns)
-        self._shards.book.put_overrides(version, runtime)
+        self._shards.book.put_overrides(overrides)
         self._routes = routes
 
     @ray.method(concurrency_group="control")
-    def put_overrides(self, version: int, runtime: RuntimeOverrides) -> None:
-        """Put newer overrides in force."""
-        self._configured().book.put_overrides(version, runtime)
+    def put_overrides(self, change: OverridesChange) -> bool:
+        """Put newer overrides in force; false if the version that they change is not here."""
+        return self._configured().book.put_overrides(change) is not Put.LACKS_BASE
 
     def ingest(self, group: FrameGroup) -> tuple[int, ...]:
         """Count every frame of the group; answers when that is done.

@@ -49,6 +49,8 @@ def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measuremen
     ]
     for error_type, count in snapshot.collections_failed.items():
         measured.append(("millrace_registry_collections_failed_total", (tenant, error_type), count))
+    for reason, count in snapshot.relabel_left_out.items():
+        measured.append(("millrace_remote_write_relabel_left_out_total", (tenant, reason), count))
     measured += _measure_registry(tenant, snapshot)
     for reason, count in snapshot.endpoint.samples_discarded.items():
         measured.append(("millrace_remote_write_samples_total", (tenant, "", reason), count))

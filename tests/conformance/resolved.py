@@ -8,6 +8,7 @@ from tenants.processing.plan import plan_json
 from tenants.settings import Overrides, TenantSettings, parse_service_config, resolve
 from tenants.settings.model import validate
 from tests.conformance.fixtures import NOW_NS
+from tests.overrides_in_force import in_force
 from tests.traces import SECOND_NS, batch, span
 
 BOTH_PROCESSORS: Final = ["span-metrics", "service-graphs"]
@@ -16,7 +17,7 @@ BOTH_PROCESSORS: Final = ["span-metrics", "service-graphs"]
 def settings(generator: dict[str, Any], config: str = "") -> TenantSettings:
     """Return the settings of a tenant with these overrides, under this service configuration."""
     entry = validate(Overrides, {"metrics_generator": generator}, path=("overrides", "acme"))
-    return resolve(parse_service_config(config.encode(), {}), {"acme": entry}, TenantId("acme"))
+    return resolve(parse_service_config(config.encode(), {}), in_force({"acme": entry}), TenantId("acme"))
 
 
 def plan_of(generator: dict[str, Any], config: str = "") -> dict[str, Any]:

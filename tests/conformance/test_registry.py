@@ -9,6 +9,7 @@ import pytest
 
 from tenants.identity import TenantId
 from tenants.settings import Overrides, ServiceConfig, parse_service_config, resolve
+from tenants.settings.in_force import OverridesInForce
 from tenants.settings.model import validate
 from tests.conformance.case import Case, Difference, Expected, conformance, key_of, row, series_of
 from tests.conformance.driver import check
@@ -23,6 +24,7 @@ from tests.conformance.registry_driver import (
     observation,
     play,
 )
+from tests.overrides_in_force import in_force
 from tests.traces import batch, filter_block, host_info_plan, plan, request
 
 COUNTER = plan(bare_metrics("label", count=True))
@@ -153,7 +155,7 @@ def test_97_external_labels_are_on_every_series() -> None:
     config = """
 metrics_generator: {registry: {external_labels: {__foo: bar}, inject_tenant_id_as: __tempo_tenant}}
 """
-    external = resolve(parse_service_config(config.encode(), {}), {}, TenantId("test")).external_labels
+    external = resolve(parse_service_config(config.encode(), {}), OverridesInForce(), TenantId("test")).external_labels
     tenant = Registered(plan(bare_metrics("label", count=True, latency=True, enable_target_info=True)))
     tenant.count(observation("value-1"), resource={"service.name": "a", "cluster": "c"})
     series = tenant.samples_at(START_MS + INTERVAL_MS, external)
@@ -218,7 +220,7 @@ def test_label_sets(case: Case) -> None:
 @conformance("101")
 def test_101_without_collection_series_count_and_nothing_is_sent() -> None:
     entry = validate(Overrides, {"metrics_generator": {"disable_collection": True}})
-    assert resolve(ServiceConfig(), {"acme": entry}, TenantId("acme")).disable_collection
+    assert resolve(ServiceConfig(), in_force({"acme": entry}), TenantId("acme")).disable_collection
     tenant = Registered(COUNTER)
     tenant.count(observation("value-1"), observation("value-2"))
     swept_ms, now_ms = START_MS + INTERVAL_MS, START_MS + 2 * INTERVAL_MS

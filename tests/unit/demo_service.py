@@ -28,6 +28,7 @@ from tenants.processing.plan import plan_json
 from tenants.settings.runtime_file import Loaded, RuntimeFile
 from tenants.settings.service_config import load_service_config
 from tenants.settings.tenant_settings import resolve
+from tests.overrides_in_force import in_force
 from tests.reference import ReferenceModel
 from tests.unit.demo_bodies import Written, message
 
@@ -38,7 +39,7 @@ class Tenant:
     """One tenant's model, and what was collected of it."""
 
     def __init__(self, name: str, config: Any, overrides: Any) -> None:
-        settings = resolve(config, overrides, TenantId(name))
+        settings = resolve(config, in_force(overrides), TenantId(name))
         self._external = dict(settings.external_labels)
         self._url = str(settings.remote_write[0].url)
         self._model = ReferenceModel(json.loads(plan_json(settings)))

@@ -38,8 +38,9 @@ def headers_frame(*more: tuple[str, str], path: str = EXPORT) -> bytes:
 
 
 def _literal(text: str) -> bytes:
-    assert len(text) < 127
-    return bytes([len(text)]) + text.encode()
+    encoded = text.encode()
+    assert len(encoded) < 127
+    return bytes([len(encoded)]) + encoded
 
 
 async def raw_call(port: int, message: bytes, *headers: tuple[str, str], is_compressed: bool = False) -> RawAnswer:

@@ -1,6 +1,7 @@
 """The whole service in one event loop: the real classes of all actors, behind handles that need no Ray."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from cluster.service import MillraceService
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity import TenantId
 from tenants.settings import RuntimeFile, ServiceConfig
+from tenants.store.database import Database
+from tenants.store.documents import DocumentStore
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.disk import PATH, Disk
 from tests.unit.tenant_work import NOW_NS, SECOND_NS, config
@@ -30,11 +33,12 @@ cluster: {shard_hosts: 2, flush_interval: 10ms, group_wait: 1ms}
 class ServiceWithoutRay:
     """A running service. Its time stands still until it is moved."""
 
-    def __init__(self, settings: ServiceConfig, disk: Disk) -> None:
+    def __init__(self, settings: ServiceConfig, disk: Disk, database: Database) -> None:
         self.now_ns = NOW_NS
         self.actors: dict[str, ActorHandle] = {}
         self.runtime = RuntimeWatch(RuntimeFile(PATH, disk.read))
-        self.service = MillraceService(settings, self.runtime)
+        self.service = MillraceService(settings, self.runtime, database)
+        self._documents = DocumentStore(database)
         self.client = httpx.AsyncClient(verify=False, trust_env=False)
 
     def create_actor(self, actor_class: type, name: str, **_options: Any) -> ActorHandle:
@@ -46,6 +50,10 @@ class ServiceWithoutRay:
         sent = {"content-type": "application/x-protobuf", "x-scope-orgid": str(tenant), **headers}
         answer = await self.client.post(f"http://127.0.0.1:{port}/v1/traces", content=body, headers=sent)
         assert answer.status_code == 200
+
+    def store_document(self, tenant: TenantId, document: Mapping[str, Any]) -> None:
+        """Store a document that nobody has checked."""
+        self._documents.put(str(tenant), document, None, "test", 0)
 
     async def until_merged(self, tenant: TenantId, records: int) -> None:
         """Wait until so many records of the tenant have arrived at its collector."""
@@ -78,19 +86,21 @@ class ServiceWithoutRay:
 async def service_without_ray(
     monkeypatch: pytest.MonkeyPatch, disk: Disk, text: str = ""
 ) -> AsyncIterator[ServiceWithoutRay]:
-    made = ServiceWithoutRay(config(SETTINGS + text), disk)
+    directory = tempfile.TemporaryDirectory()
+    database = Database.open(f"sqlite:///{directory.name}/millrace.db")
+    made = ServiceWithoutRay(config(SETTINGS + text), disk, database)
     monkeypatch.setattr(ray_compat, "create_actor", made.create_actor)
     monkeypatch.setattr(ray_compat, "slots", lambda _: 0)
     monkeypatch.setattr(ray_compat, "kill", lambda _: None)
     for module in (collector_host, controller, gateway, shard_host):
         # It directs the log of a process; this one is the tests'.
         monkeypatch.setattr(module, "set_up_logging", lambda *_: None)
-    # Reading the certificates of the machine takes longer than a test.
-    monkeypatch.setattr(collector_host, "new_client", lambda: httpx.AsyncClient(verify=False, trust_env=False))
     monkeypatch.setattr("time.time_ns", lambda: made.now_ns)
     await made.service._start()
     try:
         yield made
     finally:
         await made.service._drain()
+        await made.service._control.stop()
         await made.client.aclose()
+        directory.cleanup()

@@ -14,6 +14,7 @@ from tenants.processing.profile import ProfileBook, TenantProfile
 from tenants.processing.shard_set import FrameGroup
 from tenants.settings import Overrides, RuntimeOverrides, ServiceConfig, parse_service_config
 from tenants.settings.model import validate
+from tests.overrides_in_force import whole_of
 from tests.remote_write import decode
 
 ACME: Final = TenantId("acme")
@@ -41,7 +42,7 @@ def edges_on(**generator: Any) -> dict[str, Any]:
 def book(runtime: RuntimeOverrides | None = None, text: str = "") -> ProfileBook:
     """A book in which ``runtime`` is in force as version 1; by default one tenant, acme, with span metrics."""
     made = ProfileBook(config(text))
-    made.put_overrides(1, overrides(acme=spans_on()) if runtime is None else runtime)
+    made.put_overrides(whole_of(1, overrides(acme=spans_on()) if runtime is None else runtime))
     return made
 
 

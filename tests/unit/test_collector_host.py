@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 
 from cluster import collector_host
@@ -14,6 +13,7 @@ from tenants.processing.flush_record import Acknowledgements, Pulled
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
 from tenants.settings import ServiceConfig
+from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.receiver import Hang, Receiver
 from tests.unit.tenant_work import ACME, NOW_NS, calls, config, group, overrides, spans_on
@@ -27,7 +27,7 @@ class Host:
 
     def __init__(self, service: ServiceConfig) -> None:
         book = ProfileBook(service)
-        book.put_overrides(1, TENANTS)
+        book.put_overrides(whole_of(1, TENANTS))
         self.shards = ShardSet(book, lambda: NOW_NS)
         self.pulls: list[tuple[str, int, Acknowledgements]] = []
         self.is_failing = False
@@ -62,7 +62,7 @@ async def collecting(
 ) -> AsyncIterator[CollectorHost]:
     collector = CollectorHost(name)
     handles = {name: ActorHandle(host) for name, host in hosts.items()}
-    await collector.configure(settings, handles, 1, TENANTS)
+    await collector.configure(settings, handles, whole_of(1, TENANTS))
     try:
         yield collector
     finally:
@@ -90,8 +90,7 @@ async def until_merged(collector: CollectorHost, **expected: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``configure`` directs the log of a process, and reads the certificates of the machine, which takes long."""
-    monkeypatch.setattr(collector_host, "new_client", lambda: httpx.AsyncClient(verify=False, trust_env=False))
+    """``configure`` directs the log of a process; this one is the tests'."""
     monkeypatch.setattr(collector_host, "set_up_logging", lambda *_: None)
 
 
@@ -156,7 +155,7 @@ async def test_restarted_host_is_followed_from_its_beginning() -> None:
     second.shards.epoch += 1
     handle = ActorHandle(first)
     collector = CollectorHost("collector-0")
-    await collector.configure(settings, {"h": handle}, 1, TENANTS)
+    await collector.configure(settings, {"h": handle}, whole_of(1, TENANTS))
     first.apply(ACME, "a")
     await until_merged(collector, acme=1)
     handle.actor = second
@@ -172,7 +171,7 @@ async def test_actor_that_was_not_configured_knows_it_and_takes_no_settings() ->
     assert await collector.snapshots() == {}
     assert await collector.drain(1)
     with pytest.raises(NotConfiguredError, match="collector-0"):
-        await collector.put_overrides(1, {})
+        await collector.put_overrides(whole_of(1, {}))
 
 
 async def test_configuring_again_brings_newer_overrides_and_other_hosts() -> None:
@@ -182,7 +181,9 @@ async def test_configuring_again_brings_newer_overrides_and_other_hosts() -> Non
         assert await collector.is_configured()
         one.apply(ACME, "a")
         await until_merged(collector, acme=1)
-        await collector.configure(settings, {"two": ActorHandle(two), "three": ActorHandle(three)}, 2, TENANTS)
+        await collector.configure(
+            settings, {"two": ActorHandle(two), "three": ActorHandle(three)}, whole_of(2, TENANTS)
+        )
         asked = len(one.pulls)
         three.apply(ACME, "a")
         two.apply(ACME, "a")
@@ -255,7 +256,7 @@ async def test_tenants_that_are_switched_off_end() -> None:
         await until_merged(collector, acme=1)
         assert collector._tenants is not None
         await collector._tenants._tenants[ACME].collect()
-        await collector.put_overrides(2, {})
+        await collector.put_overrides(whole_of(2, {}))
         await collector._tenants._tenants[ACME].collect()
         await until_merged(collector)
 

@@ -3,16 +3,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 
 from tenants import _engine
-from tenants.endpoint import Surroundings
+from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.collector_set import CollectorSet
 from tenants.identity import TenantId
 from tenants.processing.profile import ProfileBook
-from tests.unit.receiver import Hang, Receiver
+from tests.overrides_in_force import whole_of
+from tests.unit.receiver import LOOPBACK, Hang, Receiver
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
 from tests.unit.waiting import until
@@ -22,9 +22,8 @@ GLOBEX = TenantId("globex")
 
 @asynccontextmanager
 async def collecting(profiles: ProfileBook) -> AsyncIterator[CollectorSet]:
-    # Reading the certificates of the machine takes longer than a test.
-    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
-        tenants = CollectorSet(profiles, Surroundings(client, StandingClock(), random.Random(7), "1.2.3"))
+    async with HttpClients(LOOPBACK) as clients:
+        tenants = CollectorSet(profiles, Surroundings(clients, StandingClock(), random.Random(7), "1.2.3"))
         try:
             yield tenants
         finally:
@@ -78,8 +77,8 @@ async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
             with structlog.testing.capture_logs() as logs:
                 assert list(tenants.snapshots()) == [GLOBEX]
                 settings = spans_on(remote_write=[{"url": receiver.url}], max_active_series=7)
-                profiles.put_overrides(2, overrides(acme=settings, globex=settings))
-                await tenants.use_overrides()
+                profiles.put_overrides(whole_of(2, overrides(acme=settings, globex=settings)))
+                await tenants.use_overrides(None)
                 await tenants.end_finished()
                 assert not await tenants.drain(5)
             assert {line["tenant"] for line in logs if line["log_level"] == "error"} == {"acme"}
@@ -123,8 +122,8 @@ async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again()
             await tenants._tenants[ACME].collect()
             await tenants.end_finished()
             assert list(tenants.snapshots()) == [ACME]
-            profiles.put_overrides(2, {})
-            await tenants.use_overrides()
+            profiles.put_overrides(whole_of(2, {}))
+            await tenants.use_overrides(None)
             await tenants._tenants[ACME].collect()  # still under the former settings
             await tenants._tenants[ACME].collect()
             await receiver.wait_for_requests(1)
@@ -132,7 +131,7 @@ async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again()
             await tenants.end_finished()
             assert tenants.snapshots() == {}
             tenants.forget_source(ACME, "s")
-            profiles.put_overrides(3, overrides(acme=spans_on()))
+            profiles.put_overrides(whole_of(3, overrides(acme=spans_on())))
             tenants.merge(ACME, "s", record(profiles, ACME, "a"))
             assert list(tenants.snapshots()) == [ACME]
 
@@ -143,8 +142,8 @@ async def test_overrides_reach_every_tenant_that_is_here() -> None:
     async with collecting(profiles) as tenants:
         for name in entries:
             tenants.merge(TenantId(name), "s", record(profiles, TenantId(name), "a"))
-        profiles.put_overrides(2, overrides(**{name: spans_on(collection_interval="1m") for name in entries}))
-        await tenants.use_overrides()
+        profiles.put_overrides(whole_of(2, overrides(**{name: spans_on(collection_interval="1m") for name in entries})))
+        await tenants.use_overrides(None)
         assert {collector._schedule.interval_s for collector in tenants._tenants.values()} == {60}
 
 

@@ -20,9 +20,13 @@ GENERATORS = {
         "max_cardinality_per_label": 10,
         "span_name_sanitization": "dry_run",
     },
-    "globex": {"processors": ["span-metrics"], "shards": 2},
+    "globex": {"processors": ["span-metrics"], "shards": 2, "max_active_series": 1000},
 }
-OVERRIDES = json.dumps({"overrides": {name: {"metrics_generator": entry} for name, entry in GENERATORS.items()}})
+# Every answer is held back a little, and every name of a service is too long.
+INGESTION = {"artificial_delay": "1ms", "max_attribute_bytes": 64}
+OVERRIDES = json.dumps(
+    {"overrides": {name: {"metrics_generator": entry, "ingestion": INGESTION} for name, entry in GENERATORS.items()}}
+)
 LABELS_ARE_LOOKED_AT_EVERY_S = 15  # processors §4.8
 
 # Spans do not come through a queue.
@@ -109,7 +113,7 @@ async def measured_by_all(monkeypatch: pytest.MonkeyPatch, disk: Disk, text: str
         text += f"remote_write: [{{url: '{receiver.url}'}}]\n"
         async with service_without_ray(monkeypatch, disk, text) as service:
             for count in range(1, 3):
-                await service.export(request("GET /a/1", service="shop"), ACME)
+                await service.export(request("GET /a/1", service="shop" * 20), ACME)
                 await service.export(request("b"), GLOBEX)
                 await service.until_merged(ACME, count)
                 await service.until_merged(GLOBEX, count)
@@ -118,6 +122,8 @@ async def measured_by_all(monkeypatch: pytest.MonkeyPatch, disk: Disk, text: str
             await service.until_sent()
             disk.text = "overrides: ["
             await service.runtime.look()
+            service.store_document(ACME, {"metrics_generator": {"collection_interval": "1s"}})
+            await service.service._control.documents.look()
             return dict(await service.measure())
 
 

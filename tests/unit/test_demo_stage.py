@@ -23,6 +23,7 @@ from tenants.processing.plan import plan_json
 from tenants.settings.runtime_file import Loaded, RuntimeFile
 from tenants.settings.service_config import load_service_config
 from tenants.settings.tenant_settings import resolve
+from tests.overrides_in_force import in_force
 
 SERVE = (sys.executable, "-m", "tests.unit.demo_service")
 WAIT_S = 30.0
@@ -64,8 +65,8 @@ def test_millrace_accepts_what_the_demo_configures(tmp_path: Path) -> None:
     assert config.overrides.per_tenant_override_config == workspace.overrides
     loaded = RuntimeFile(workspace.overrides, Path.read_bytes).poll()
     assert isinstance(loaded, Loaded), loaded
-    acme, globex = (resolve(config, loaded.overrides, TenantId(tenant)) for tenant in ("acme", "globex"))
-    stranger = resolve(config, loaded.overrides, TenantId("stranger"))
+    acme, globex = (resolve(config, in_force(loaded.overrides), TenantId(tenant)) for tenant in ("acme", "globex"))
+    stranger = resolve(config, in_force(loaded.overrides), TenantId("stranger"))
     assert dict(acme.external_labels)["tenant"] == "acme"
     assert acme.collection_interval.seconds == globex.collection_interval.seconds == 5
     assert acme.is_generating

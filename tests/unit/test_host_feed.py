@@ -13,6 +13,7 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import Acknowledgements, FlushRecord, Pulled, ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
+from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, collected, group, overrides, spans_on
 
@@ -234,7 +235,7 @@ class World:
     def change_settings(self, shards: int, limit: int) -> None:
         self.version += 1
         entry = spans_on(shards=shards, max_active_series=limit)
-        self.book.put_overrides(self.version, overrides(acme=entry, globex=spans_on(shards=shards)))
+        self.book.put_overrides(whole_of(self.version, overrides(acme=entry, globex=spans_on(shards=shards))))
 
     def pull(self, collector: str, incarnation: int, acknowledged: Acknowledgements) -> Pulled:
         # What the host hears now is gone from there, whatever becomes of the collector.

@@ -14,7 +14,9 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import FlushRecord, Pulled, ShardKey
 from tenants.processing.shard_set import FrameGroup
 from tenants.settings import Fault, SettingsError, resolve
-from tenants.settings.redaction import overrides_without_endpoints, without_endpoints
+from tenants.settings.in_force import OverridesInForce, applied, change_between, whole
+from tenants.settings.redaction import change_without_endpoints, without_endpoints
+from tenants.settings.tenant_state import TenantState
 from tests.unit.tenant_work import ACME, config, overrides, spans_on
 
 SECRET = "s3cr3t"
@@ -41,6 +43,8 @@ RUNTIME = overrides(
     ),
     globex={"processors": ["service-graphs"]},
 )
+DOCUMENTS = overrides(acme={"processors": ["host-info"]})
+IN_FORCE = OverridesInForce(4, RUNTIME, DOCUMENTS, {"globex": TenantState.PAUSED})
 
 
 def holds_secret(value: Any) -> bool:
@@ -49,31 +53,44 @@ def holds_secret(value: Any) -> bool:
 
 def test_no_secret_is_left_in_what_gateways_and_shard_hosts_are_told() -> None:
     assert holds_secret(CONFIG)
-    assert holds_secret(RUNTIME)
+    assert holds_secret(whole(IN_FORCE))
     assert not holds_secret(without_endpoints(CONFIG))
-    assert not holds_secret(overrides_without_endpoints(RUNTIME))
+    assert not holds_secret(change_without_endpoints(whole(IN_FORCE)))
+
+
+def test_address_of_the_store_is_left_out() -> None:
+    assert not holds_secret(without_endpoints(config(f"store: {{url: 'postgresql://u:{SECRET}@h/d'}}")))
+
+
+def test_removed_entry_stays_removed() -> None:
+    change = change_between(IN_FORCE, OverridesInForce(5))
+    assert change_without_endpoints(change) == change
+    assert set(change.runtime.values()) == {None}
 
 
 def test_everything_else_is_the_same_without_secrets() -> None:
-    public, runtime = without_endpoints(CONFIG), overrides_without_endpoints(RUNTIME)
+    public = without_endpoints(CONFIG)
+    told = applied(OverridesInForce(), change_without_endpoints(whole(IN_FORCE)))
+    assert told is not None
     for tenant in (ACME, TenantId("globex"), TenantId("other")):
-        whole, left = resolve(CONFIG, RUNTIME, tenant), resolve(public, runtime, tenant)
-        assert whole.remote_write
+        everything, left = resolve(CONFIG, IN_FORCE, tenant), resolve(public, told, tenant)
+        assert everything.remote_write
         assert left.remote_write == ()
-        for name in set(whole.__slots__) - {"remote_write", "provenance"}:
-            assert getattr(left, name) == getattr(whole, name), name
+        for name in everything.__slots__:
+            if "remote_write" not in name:
+                assert getattr(left, name) == getattr(everything, name), name
     assert (public.listen, public.cluster, public.log) == (CONFIG.listen, CONFIG.cluster, CONFIG.log)
 
 
 def test_original_keeps_its_secrets() -> None:
-    before = pickle.dumps((CONFIG, RUNTIME))
+    before = pickle.dumps((CONFIG, IN_FORCE))
     without_endpoints(CONFIG)
-    overrides_without_endpoints(RUNTIME)
-    assert pickle.dumps((CONFIG, RUNTIME)) == before
+    change_without_endpoints(whole(IN_FORCE))
+    assert pickle.dumps((CONFIG, IN_FORCE)) == before
 
 
 def test_secrets_do_not_print() -> None:
-    settings = resolve(CONFIG, RUNTIME, ACME)
+    settings = resolve(CONFIG, IN_FORCE, ACME)
     for value in (CONFIG.remote_write[0].headers, settings.remote_write[0].headers, RUNTIME["acme"].metrics_generator):
         assert SECRET not in repr(value).replace(f"http://acme/{SECRET}", "")
 
@@ -87,7 +104,8 @@ CROSSING = [
     CONFIG,
     without_endpoints(CONFIG),
     RUNTIME,
-    resolve(CONFIG, RUNTIME, ACME),
+    whole(IN_FORCE),
+    resolve(CONFIG, IN_FORCE, ACME),
     Routes(1, ("h0", "h1"), ("c",)),
     Ports(1, 2),
     FrameGroup(((KEY, 3),), b"abc"),

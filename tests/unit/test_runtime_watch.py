@@ -1,3 +1,4 @@
+import hashlib
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tenants.settings import RuntimeFile
 from tests.unit.disk import PATH, Disk
 
 GOOD = "overrides: {acme: {metrics_generator: {shards: 2}}}"
+ACME_SEARCH = "overrides.acme.read.max_search_duration"
 OTHER = "overrides: {acme: {metrics_generator: {shards: 3}}}"
 
 
@@ -68,12 +70,14 @@ async def test_bad_content_keeps_the_last_good_and_each_fault_is_said_once(disk:
         measured = {(name, *labels): value for name, labels, value in watched.measure()}
         disk.text = OTHER
         assert await watched.look()
+    assert measured.pop(("millrace_settings_last_reload_timestamp_seconds",)) > 0
     assert measured == {
+        ("millrace_settings_hash", hashlib.sha256(GOOD.encode()).hexdigest()): 1.0,
         ("millrace_settings_last_reload_successful",): 0.0,
         ("millrace_settings_reload_failures_total", "validate"): 3,
         ("millrace_settings_reload_failures_total", "read"): 1,
     }
-    assert len(list(families({"service": watched.measure()}))) == 2
+    assert len(list(families({"service": watched.measure()}))) == 4
     assert [line["event"] for line in logs] == [
         *["runtime file refused, the last good one stays"] * 2,  # two faults of one kind read the same
         "runtime file is good again",
@@ -102,3 +106,22 @@ async def test_file_is_read_outside_the_event_loop(disk: Disk) -> None:
     watched = RuntimeWatch(RuntimeFile(PATH, read))
     await watched.look()
     assert readers[0] == threading.get_ident() != readers[1]
+
+
+async def test_keys_without_effect_are_told_once_for_every_load(disk: Disk) -> None:
+    disk.text = "overrides: {acme: {read: {max_search_duration: 1d}, metrics_generator: {ring_size: 3}}}"
+    with structlog.testing.capture_logs() as logs:
+        watched = watch(disk)
+        await watched.look()
+        assert watched.without_effect == ("overrides.acme.metrics_generator.ring_size", ACME_SEARCH)
+        disk.text = "overrides: {acme: {read: {max_search_duration: 2d}}}"
+        await watched.look()
+        await watched.look()
+        disk.text = GOOD
+        await watched.look()
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [(line["count"], line["keys"]) for line in warnings] == [
+        (2, ["overrides.acme.metrics_generator.ring_size", ACME_SEARCH]),
+        (1, [ACME_SEARCH]),
+    ]
+    assert watched.without_effect == ()

@@ -21,6 +21,7 @@ from tenants.settings import (
     resolve,
 )
 from tenants.settings.errors import dotted
+from tenants.settings.in_force import OverridesInForce
 from tenants.settings.yaml_document import read_yaml
 
 EXAMPLE = Path(__file__).parents[2] / "millrace.yaml"
@@ -134,8 +135,9 @@ def _example_values(model: BaseModel) -> dict[str, Any]:
 
 
 def test_scalars_in_the_example_of_defaults_are_the_built_in_values() -> None:
-    generator = config(_uncommented_example(), {"METRICS_TOKEN": SECRET}).overrides.defaults.metrics_generator
-    built_in = resolve(ServiceConfig(), {}, TenantId("acme"))
+    defaults = config(_uncommented_example(), {"METRICS_TOKEN": SECRET}).overrides.defaults
+    generator = defaults.metrics_generator
+    built_in = resolve(ServiceConfig(), OverridesInForce(), TenantId("acme"))
     processors = ServiceConfig().metrics_generator.processor
     histograms = {
         "generate_native_histograms": built_in.histograms.mode,
@@ -143,6 +145,9 @@ def test_scalars_in_the_example_of_defaults_are_the_built_in_values() -> None:
         "native_histogram_max_bucket_number": built_in.histograms.native_max_buckets,
         "native_histogram_min_reset_duration": built_in.histograms.native_min_reset_duration,
     }
+    without_use = {"max_traces_per_user", "max_global_traces_per_user", "tenant_shard_size"}
+    for key, value in _example_values(defaults.ingestion).items():
+        assert key in without_use or value == getattr(built_in.ingestion, key), key
     for key, value in _example_values(generator).items():
         if key != "ring_size":
             assert value == (histograms[key] if key in histograms else getattr(built_in, key)), key
@@ -166,14 +171,27 @@ def models(root: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_example_file_names_every_supported_key() -> None:
     named = set(re.findall(r"([a-z_]+):", _uncommented_example()))
-    unsupported = {"read", "compaction", "forwarders", "storage", "ingestion", "global_", "cost_attribution"}
     missing = {
         f"{model.__name__}.{name}"
         for model in models(ServiceConfig)
         for name, field in model.model_fields.items()
-        if name not in named | unsupported and not (field.description or "").startswith("Not supported")
+        if (field.alias or name) not in named
     }
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        ("", False),
+        ("overrides: {inheritance: replace}", True),
+        ("compat: tempo", True),
+        ("compat: tempo\noverrides: {inheritance: inherit}", False),
+        ("overrides: {inheritance: inherit}", False),
+    ],
+)
+def test_entries_are_used_whole_when_it_is_said_or_for_the_sake_of_tempo(text: str, is_whole: bool) -> None:
+    assert config(text).uses_entries_whole == is_whole
 
 
 def test_every_field_is_described() -> None:
@@ -258,7 +276,10 @@ REGISTRY = "metrics_generator.registry"
         ("single_tenant_id: 5", "single_tenant_id", "quotes"),
         ("data_dir: ''", "data_dir", "path"),
         ("overrides: {per_tenant_override_config: [a]}", "overrides.per_tenant_override_config", "path"),
-        ("overrides: {inheritance: replace}", "overrides.inheritance", "not supported yet"),
+        ("overrides: {inheritance: merge}", "overrides.inheritance", "should be 'inherit' or 'replace'"),
+        ("overrides: {expand_env: 'yes'}", "overrides.expand_env", "true or false"),
+        ("ingestion: {max_attribute_bytes: 63}", "ingestion.max_attribute_bytes", "at least 64 bytes, or 0"),
+        ("ingestion: {artificial_delay: 61s}", "ingestion.artificial_delay", "from 0s to 1m"),
         ("overrides: {inheritance: merge}", "overrides.inheritance", "'inherit'"),
         ("cluster: {max_request_bytes: 16MiB}", "cluster.max_request_bytes", "whole number"),
         ("cluster: {max_request_bytes: 1e6}", "cluster.max_request_bytes", "whole number"),

@@ -4,17 +4,24 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Depends, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.errors import StartError
 from cluster.face_server import FaceServer
 from cluster.measurements import Measurements
-from cluster.service_face import service_face
+from cluster.service_face import service_router
 from cluster.version import VERSION
+from tenants.api.access import Guard, guarded
+from tenants.api.problem_response import add_problem_handlers
 from tenants.endpoint import EndpointCounters, TenantEndpointSnapshot
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity import TenantId
+from tenants.identity.authenticator import Authenticator
+from tenants.identity.identification import Identification
+from tenants.identity.token_table import TokenTable
 from tests.unit.conditions import is_open
+from tests.unit.tenant_work import ACME
 
 
 class Service:
@@ -36,8 +43,20 @@ class Service:
         return {"version": VERSION, "state": "running"}
 
 
-async def get(service: Service, path: str) -> httpx.Response:
-    transport = httpx.ASGITransport(service_face(service))
+def application(service: Service, *, inspect_is_open: bool = True) -> FastAPI:
+    """The routes of the service behind the guard of the API."""
+    authenticator = Authenticator(lambda: 0)
+    authenticator.put_tokens(1, TokenTable())
+    identification = Identification("trusted_header", ACME, authenticator)
+    app = FastAPI(dependencies=[Depends(guarded)], docs_url=None, openapi_url=None)
+    app.state.guard = Guard(identification, inspect_is_open=inspect_is_open)
+    add_problem_handlers(app)
+    app.include_router(service_router(service))
+    return app
+
+
+async def get(service: Service, path: str, *, inspect_is_open: bool = True) -> httpx.Response:
+    transport = httpx.ASGITransport(application(service, inspect_is_open=inspect_is_open))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path)
 
@@ -94,22 +113,27 @@ async def test_status_tells_how_each_tenant_is_doing() -> None:
     assert (endpoint_figures["endpoint"], endpoint_figures["last_error"]) == ("main", "http_500: no")
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/metrics/"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/metrics/x"])
 async def test_nothing_else_is_served(path: str) -> None:
-    assert (await get(Service(), path)).status_code in {404, 307}
+    assert (await get(Service(), path)).status_code == 404
+
+
+@pytest.mark.parametrize(("path", "status"), [("/ready", 200), ("/metrics", 403), ("/status", 403)])
+async def test_only_readiness_is_for_everybody_while_requests_carry_tokens(path: str, status: int) -> None:
+    assert (await get(Service(), path, inspect_is_open=False)).status_code == status
 
 
 async def test_server_listens_until_it_is_stopped() -> None:
-    server = FaceServer(Service(), "127.0.0.1:0")
+    server = FaceServer(application(Service()), "127.0.0.1:0")
     port = await server.start()
     async with httpx.AsyncClient() as client, asyncio.timeout(10):
         answer = await client.get(f"http://127.0.0.1:{port}/ready")
     assert answer.text == "ready\n"
     with pytest.raises(StartError, match=f"127.0.0.1:{port}"):
-        await FaceServer(Service(), f"127.0.0.1:{port}").start()
+        await FaceServer(application(Service()), f"127.0.0.1:{port}").start()
     await server.stop()
     assert not is_open(port)
 
 
 async def test_server_that_never_started_can_be_stopped() -> None:
-    await FaceServer(Service(), "127.0.0.1:0").stop()
+    await FaceServer(application(Service()), "127.0.0.1:0").stop()

@@ -7,6 +7,7 @@ from cluster.placement import Routes
 from cluster.shard_host import ShardHost
 from tenants.identity import TenantId
 from tenants.processing.profile import ProfileBook
+from tests.overrides_in_force import whole_of
 from tests.unit.tenant_work import ACME, config, group, overrides, spans_on
 
 TENANTS = overrides(acme=spans_on(), globex=spans_on(shards=2))
@@ -22,7 +23,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> ShardHost:
 
 def frames(tenant: TenantId, *names: str):  # type: ignore[no-untyped-def]
     book = ProfileBook(config())
-    book.put_overrides(1, TENANTS)
+    book.put_overrides(whole_of(1, TENANTS))
     return group(book.get(tenant), *names)
 
 
@@ -33,14 +34,14 @@ def test_host_that_was_not_configured_counts_and_answers_nothing(host: ShardHost
     for call in (
         lambda: host.ingest(frames(ACME, "a")),
         lambda: host.pull("collector-0", 1, {}),
-        lambda: host.put_overrides(1, {}),
+        lambda: host.put_overrides(whole_of(1, {})),
     ):
         with pytest.raises(NotConfiguredError, match="shard-host-0"):
             call()
 
 
 def test_tenants_are_pulled_by_the_collector_of_the_routes(host: ShardHost) -> None:
-    host.configure(config(), ROUTES, 1, TENANTS)
+    host.configure(config(), ROUTES, whole_of(1, TENANTS))
     assert host.is_configured()
     for tenant in (ACME, TenantId("globex")):
         assert host.ingest(frames(tenant, *["op"] * 20)) == ()
@@ -51,11 +52,11 @@ def test_tenants_are_pulled_by_the_collector_of_the_routes(host: ShardHost) -> N
 
 
 def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
-    host.configure(config(), ROUTES, 1, TENANTS)
+    host.configure(config(), ROUTES, whole_of(1, TENANTS))
     host.ingest(frames(ACME, "a"))
     epoch = host.pull("collector-0", 1, {}).epoch
     one_collector = Routes(2, ROUTES.shard_hosts, ("collector-0",))
-    host.configure(config(), one_collector, 2, overrides(acme=spans_on(max_active_series=5)))
+    host.configure(config(), one_collector, whole_of(2, overrides(acme=spans_on(max_active_series=5))))
     pulled = host.pull("collector-0", 1, {})
     assert pulled.epoch == epoch
     assert {record.key.tenant for record in pulled.records} == {ACME}
@@ -63,10 +64,10 @@ def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
 
 
 def test_shards_of_a_tenant_are_measured_together(host: ShardHost) -> None:
-    host.configure(config(), ROUTES, 1, TENANTS)
+    host.configure(config(), ROUTES, whole_of(1, TENANTS))
     host.ingest(frames(ACME, "a", "b"))
     host.ingest(frames(TenantId("globex"), *["op"] * 20))
-    host.put_overrides(2, TENANTS)
+    host.put_overrides(whole_of(2, TENANTS))
     figures = {(name, *labels): value for name, labels, value in host.measure()}
     assert figures["millrace_shards",] == 3
     assert figures["millrace_settings_version",] == 2
@@ -78,10 +79,10 @@ def test_shards_of_a_tenant_are_measured_together(host: ShardHost) -> None:
 
 def test_tenants_beyond_the_bound_are_measured_together(host: ShardHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_host, "MAX_MEASURED_TENANTS", 1)
-    host.configure(config(), ROUTES, 1, overrides(acme=spans_on(), b=spans_on(), c=spans_on()))
+    host.configure(config(), ROUTES, whole_of(1, overrides(acme=spans_on(), b=spans_on(), c=spans_on())))
     for tenant in (ACME, TenantId("b"), TenantId("c")):
         book = ProfileBook(config())
-        book.put_overrides(1, overrides(**{str(tenant): spans_on()}))
+        book.put_overrides(whole_of(1, overrides(**{str(tenant): spans_on()})))
         host.ingest(group(book.get(tenant), "a", "b"))
     figures = {labels[0]: value for name, labels, value in host.measure() if name == "millrace_shard_entities"}
     assert figures == {"acme": 2, "__other__": 4}

@@ -10,6 +10,7 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import Acknowledgements, Pulled, ShardKey
 from tenants.processing.shard_runner import ShardRunner
 from tenants.processing.shard_set import IDLE_NS, FrameGroup, ShardSet
+from tests.overrides_in_force import whole_of
 from tests.unit.tenant_work import (
     ACME,
     NOW_NS,
@@ -87,7 +88,7 @@ def test_number_of_shards_changes_no_value(shards: int) -> None:
 def test_other_number_of_shards_goes_on_counting_the_same_series() -> None:
     host = Host(overrides(acme=spans_on()))
     for version, shards in enumerate((1, 3, 2, 1), start=2):
-        host.shards.book.put_overrides(version, overrides(acme=spans_on(shards=shards)))
+        host.shards.book.put_overrides(whole_of(version, overrides(acme=spans_on(shards=shards))))
         host.apply(ACME, *["op"] * 30)
         host.merge(host.pull())
     assert host.calls(ACME) == {"op": 120}

@@ -1,0 +1,169 @@
+"""The control plane of one service: the store, the services around it, and what keeps them up to date.
+
+Lives in the driver. Spans do not need it: while it or its store is down, they flow on under the settings in force.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from fastapi import FastAPI
+
+from cluster.errors import StartError
+from cluster.measurements import Measurements
+from tenants.api.access import Guard, GuardedRouter
+from tenants.api.admin_routes import AdminRoutes
+from tenants.api.application import Routes, build_application
+from tenants.api.overrides_routes import OverridesRoutes
+from tenants.api.status_routes import StatusRoutes
+from tenants.api.token_routes import TokenRoutes
+from tenants.api.usage_routes import UsageRoutes
+from tenants.control.documents import DocumentService
+from tenants.control.effective import EffectiveSettings
+from tenants.control.figures import ReadFigures
+from tenants.control.in_force import SettingsInForce
+from tenants.control.overview import TenantOverview
+from tenants.control.tenants import TenantService
+from tenants.control.tokens import PutTable, TokenService
+from tenants.control.usage import UsageMeter
+from tenants.identity.authenticator import Authenticator
+from tenants.identity.identification import Identification
+from tenants.identity.token_table import TokenTable
+from tenants.settings.service_config import ServiceConfig
+from tenants.store.audit import AuditStore
+from tenants.store.database import Database
+from tenants.store.documents import DocumentStore
+from tenants.store.errors import StoreError
+from tenants.store.tenants import TenantStore
+from tenants.store.tokens import TokenStore
+from tenants.store.usage import UsageStore
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+_FILE = "millrace.db"
+_AUDIT_CLEANING_S = 3600.0
+
+
+def open_store(config: ServiceConfig) -> Database:
+    """Open the configured store, or the file in the data directory.
+
+    Raises:
+        StartError: it cannot be opened.
+    """
+    url = config.store.url.get_secret_value() or f"sqlite:///{config.data_dir / _FILE}"
+    try:
+        return Database.open(url)
+    except StoreError as error:
+        raise StartError(f"store: {error}") from None
+
+
+class ControlPlane:
+    """Everything that answers for settings, tenants, tokens and usage. One event loop owns it."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        database: Database,
+        in_force: SettingsInForce,
+        push_tokens: PutTable,
+        read_figures: ReadFigures,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._push_tokens = push_tokens
+        self._authenticator = Authenticator(_now_ms)
+        self._identification = Identification(config.auth.mode, config.single_tenant, self._authenticator)
+        self.documents = DocumentService(config, DocumentStore(database), in_force, _now_ms)
+        self.tenants = TenantService(TenantStore(database), in_force, _now_ms)
+        self.tokens = TokenService(TokenStore(database), self._put_tokens, _now_ms)
+        self.usage = UsageMeter(UsageStore(database), read_figures, _now_ms)
+        self._audit = AuditStore(database)
+        effective = EffectiveSettings(config, in_force)
+        overview = TenantOverview(in_force, effective, self.documents, self.tenants, read_figures)
+        has_documents = config.overrides.user_configurable_overrides.enabled
+        self._routes = Routes(
+            overrides=OverridesRoutes(
+                self.documents, effective, is_enabled=has_documents, is_compatible=config.compat == "tempo"
+            ),
+            admin=AdminRoutes(self.tenants, overview, self._audit),
+            tokens=TokenRoutes(self.tokens),
+            usage=UsageRoutes(self.usage, overview, effective, _now_ms),
+            status=StatusRoutes(config, in_force, effective, _now_ms),
+        )
+        self._running: list[asyncio.Task[None]] = []
+
+    def application(self, version: str, *routers: GuardedRouter) -> FastAPI:
+        """Build the application of the port, with the routers of its owner."""
+        guard = Guard(self._identification, inspect_is_open=self._config.auth.mode == "trusted_header")
+        return build_application(version, guard, self._routes, *routers)
+
+    async def load(self) -> None:
+        """Put everything in force that is stored; before spans are accepted.
+
+        Raises:
+            StartError: the store does not answer.
+        """
+        try:
+            await self.tenants.load()
+            if self._config.overrides.user_configurable_overrides.enabled:
+                await self.documents.load()
+            await self.tokens.load()
+        except StoreError as error:
+            raise StartError(f"store: {error}") from None
+
+    def measure(self) -> Measurements:
+        """Return what could not be put in force."""
+        failures = self.documents.failures.items()
+        return [("millrace_settings_document_failures_total", (tenant,), count) for tenant, count in failures]
+
+    def start(self) -> None:
+        """Begin to look for what other processes changed, and to add up usage."""
+        documents = self._config.overrides.user_configurable_overrides
+        looks: list[Callable[[], Awaitable[object]]] = [self.tenants.look, self.tokens.look]
+        if documents.enabled:
+            looks.append(self.documents.look)
+        loop = asyncio.get_running_loop()
+        self._running = [
+            loop.create_task(_repeat(documents.poll_interval.seconds, *looks)),
+            loop.create_task(_repeat(self._config.store.usage_interval.seconds, self.usage.read)),
+            loop.create_task(_repeat(_AUDIT_CLEANING_S, self._clean_audit)),
+        ]
+
+    async def stop(self) -> None:
+        """Add up usage a last time and let go of everything."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+            await _try(self.usage.read)
+        self._authenticator.close()
+        await asyncio.to_thread(self._database.close)
+
+    async def _put_tokens(self, version: int, table: TokenTable) -> None:
+        self._authenticator.put_tokens(version, table)
+        await self._push_tokens(version, table)
+
+    async def _clean_audit(self) -> None:
+        before_ms = _now_ms() - self._config.store.audit_retention.ns // 1_000_000
+        await asyncio.to_thread(self._audit.forget_before, before_ms)
+
+
+async def _repeat(interval_s: float, *works: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        for work in works:
+            await _try(work)
+
+
+async def _try(work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await work()
+    except StoreError as error:
+        log.warning("the store does not answer; it is asked again", problem=str(error))
+    except Exception:
+        log.exception("control plane failed by a bug", work=getattr(work, "__qualname__", str(work)))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,64 @@
+"""``millrace token``: against a store on disk, as an operator types it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster.cli import app
+from tenants.identity.token import parse_token
+from tests.unit.control_plane_bench import ControlPlaneBench
+
+CONFIG = "data_dir: {}\nmultitenancy_enabled: true\nauth: {{mode: token}}\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "millrace.yaml"
+    path.write_text(CONFIG.format(tmp_path))
+    return path
+
+
+def run(config: Path, *arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["token", *arguments, "--config", str(config)])
+
+
+def test_a_token_is_made_printed_once_listed_and_revoked(config: Path) -> None:
+    made = run(config, "create", "--scope", "operator", "--note", "first")
+    text = made.stdout.strip()
+    token = parse_token(text)
+    assert made.exit_code == 0
+    assert token is not None
+    listed = run(config, "list")
+    assert token.token_id in listed.stdout
+    assert "first" in listed.stdout
+    assert "valid" in listed.stdout
+    assert token.secret not in listed.stdout
+    assert run(config, "revoke", token.token_id).exit_code == 0
+    assert "revoked" in run(config, "list").stdout
+
+
+async def test_a_running_service_takes_it(config: Path, tmp_path: Path) -> None:
+    async with ControlPlaneBench(tmp_path, CONFIG.format(tmp_path)) as bench:
+        arguments = ("create", "--scope", "tenant-admin", "--tenant", "acme", "--days", "1")
+        made = await asyncio.to_thread(run, config, *arguments)
+        assert made.exit_code == 0, made.stderr
+        token = made.stdout.strip()
+        assert (await bench.ask("GET", "/api/ledger", token=token, tenant=None)).status_code == 401
+        await bench.control.tokens.look()
+        assert (await bench.ask("GET", "/api/ledger", token=token, tenant=None)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("create", "--scope", "operator", "--tenant", "acme"), "scope operator"),
+        (("create", "--scope", "ingest", "--tenant", "a/b"), "is not a tenant id"),
+        (("revoke", "0123456789abcdef"), "there is no such token"),
+    ],
+)
+def test_what_cannot_be_is_said(config: Path, arguments: tuple[str, ...], problem: str) -> None:
+    answer = run(config, *arguments)
+    assert answer.exit_code == 2
+    assert problem in answer.stderr
