@@ -8,6 +8,8 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 import httpx
+from google.protobuf import json_format
+from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -25,11 +27,19 @@ class Answer:
         status: name of the gRPC code, or the HTTP status as text.
         message: what the service said to explain a refusal.
         rejected_spans: of a request that was accepted.
+        code: of a refusal, in the Status that explains it.
+        retry_delay_s: when to try again, in the same place; None: it does not say.
+        retry_after: the same as header of HTTP.
+        content_type: of an answer over HTTP.
     """
 
     status: str
     message: str = ""
     rejected_spans: int = 0
+    code: int = 0
+    retry_delay_s: float | None = None
+    retry_after: str | None = None
+    content_type: str = ""
 
     @property
     def is_accepted(self) -> bool:
@@ -66,7 +76,9 @@ class GrpcClient:
         try:
             answer = await call(body, metadata=(*own, *metadata), timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            return Answer(error.code().name, error.details() or "")
+            details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+            delay_s = _retry_delay_s(Status.FromString(details))
+            return Answer(error.code().name, error.details() or "", code=error.code().value[0], retry_delay_s=delay_s)
         partial = ExportTraceServiceResponse.FromString(answer).partial_success
         return Answer("OK", partial.error_message, partial.rejected_spans)
 
@@ -91,12 +103,12 @@ class HttpClient:
         tenant: str | None,
         *,
         content_type: str = PROTOBUF,
-        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]] = (),
         method: str = "POST",
         path: str = "/v1/traces",
     ) -> Answer:
         """Send one request, as ``tenant`` unless that is None; a body in parts is sent in chunks."""
-        own = [("content-type", content_type)] if content_type else []
+        own: list[tuple[str, str | bytes]] = [("content-type", content_type)] if content_type else []
         if tenant is not None:
             own.append(("x-scope-orgid", tenant))
         more = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
@@ -112,12 +124,30 @@ async def _parts(body: Iterable[bytes]) -> Any:
 
 def _http_answer(response: httpx.Response) -> Answer:
     """Read the answer in the encoding that it says it has."""
-    is_json = response.headers["content-type"] == JSON
+    content_type = response.headers["content-type"]
+    is_json = content_type == JSON
     if response.status_code == 200:
         if is_json:
             partial_json = response.json().get("partialSuccess", {})
-            return Answer("200", partial_json.get("errorMessage", ""), int(partial_json.get("rejectedSpans", 0)))
-        partial = ExportTraceServiceResponse.FromString(response.content).partial_success
-        return Answer("200", partial.error_message, partial.rejected_spans)
-    message = response.json()["message"] if is_json else Status.FromString(response.content).message
-    return Answer(str(response.status_code), message)
+            message, rejected = partial_json.get("errorMessage", ""), int(partial_json.get("rejectedSpans", 0))
+        else:
+            partial = ExportTraceServiceResponse.FromString(response.content).partial_success
+            message, rejected = partial.error_message, partial.rejected_spans
+        return Answer("200", message, rejected, content_type=content_type)
+    status = json_format.Parse(response.content, Status()) if is_json else Status.FromString(response.content)
+    return Answer(
+        str(response.status_code),
+        status.message,
+        code=status.code,
+        retry_delay_s=_retry_delay_s(status),
+        retry_after=response.headers.get("retry-after"),
+        content_type=content_type,
+    )
+
+
+def _retry_delay_s(status: Status) -> float | None:
+    for detail in status.details:
+        info = RetryInfo()
+        if detail.Unpack(info):
+            return info.retry_delay.ToNanoseconds() / 1e9
+    return None

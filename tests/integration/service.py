@@ -41,6 +41,7 @@ _QUICK: Mapping[str, Any] = {
         "registry": {"collection_interval": "1s", "inject_tenant_id_as": "tenant"},
         "processor": {"service_graphs": {"wait": "4s"}},
     },
+    "remote_write_targets": {"allowed_private": ["127.0.0.0/8"]},
     "cluster": {"shard_hosts": 2, "flush_interval": "200ms"},
     "log": {"format": "json"},
 }
@@ -68,11 +69,12 @@ class MillraceProcess:
         """
         # Short: sockets below it have paths of at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="mr-"))
+        self.config_file = self.folder / "millrace.yaml"
         self.runtime_file = self.folder / "runtime.yaml"
         self.http_port = free_port()
         self.ready_answers: list[int] = []
-        self._tenants = tenants
-        self._write_runtime_file(self._tenants_text())
+        self._entries = _entries(tenants)
+        self._write_runtime_file(self._entries_text())
         own = {
             "data_dir": str(self.folder / "data"),
             "listen": {
@@ -134,9 +136,8 @@ class MillraceProcess:
 
     def launch(self) -> None:
         """Start it and wait for nothing."""
-        path = self.folder / "millrace.yaml"
-        path.write_text(json.dumps(self._config))
-        self.run("serve", "--config", str(path))
+        self.config_file.write_text(json.dumps(self._config))
+        self.run("serve", "--config", str(self.config_file))
 
     def run(self, *arguments: str, folder: Path | None = None) -> None:
         """Run the command line with these arguments, as any user would, from ``folder`` or from here."""
@@ -194,6 +195,49 @@ class MillraceProcess:
         """Ask its HTTP port."""
         return await self._client.get(path)
 
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        tenant: str | None = None,
+        token: str | None = None,
+        body: object = None,
+        content: bytes | None = None,
+        **headers: str,
+    ) -> httpx.Response:
+        """Send its HTTP port one request; header names with underscores for dashes."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent |= {} if tenant is None else {"X-Scope-OrgID": tenant}
+        sent |= {} if token is None else {"Authorization": f"Bearer {token}"}
+        if content is not None:
+            return await self._client.request(method, path, headers=sent, content=content)
+        return await self._client.request(method, path, headers=sent, json=body)
+
+    async def command(self, *arguments: str) -> str:
+        """Run a command on its configuration beside it; return what it writes."""
+        millrace = Path(sys.executable).with_name("millrace")
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [millrace, *arguments, "--config", str(self.config_file)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    async def operator_token(self) -> str:
+        """Make an operator's token at the store, and wait until the service takes it."""
+        token = (await self.command("token", "create", "--scope", "operator")).strip()
+
+        async def is_taken() -> bool:
+            return (await self.ask("GET", "/api/admin/audit", token=token)).status_code == 200
+
+        await eventually(is_taken, _SETTINGS_TIMEOUT_S, lambda: f"the token is not in force:\n{self.log}")
+        return token
+
     async def status(self) -> dict[str, Any]:
         """What ``/status`` says."""
         document: dict[str, Any] = (await self.get("/status")).raise_for_status().json()
@@ -213,17 +257,34 @@ class MillraceProcess:
         series = (await self.metrics()).get(name, {})
         return sum(value for key, value in series.items() if labels.items() <= dict(key).items())
 
-    async def put_tenants(self, **entries: Mapping[str, Any]) -> None:
+    async def put_tenants(self, **tenants: Mapping[str, Any]) -> None:
         """Add or change tenants' ``metrics_generator`` in the runtime file; wait until every actor knows."""
-        self._tenants |= entries
-        text = self._tenants_text()
+        await self.put_entries(**_entries(tenants))
+
+    async def put_entries(self, **entries: Mapping[str, Any]) -> None:
+        """Add or change whole entries of the runtime file, ``*`` too; wait until every actor knows."""
+        self._entries |= entries
+        await self.put_runtime_text(self._entries_text())
+
+    async def put_runtime_text(self, text: str) -> None:
+        """Replace the runtime file as a whole; wait until every actor knows."""
         self._write_runtime_file(text)
         sha256 = hashlib.sha256(text.encode()).hexdigest()
 
-        async def is_in_force() -> bool:
+        async def is_read() -> bool:
             overrides = (await self.status())["overrides"]
+            return bool(overrides["last_reload_successful"] and overrides["sha256"] == sha256)
+
+        await eventually(is_read, _SETTINGS_TIMEOUT_S, lambda: f"the runtime file is not read:\n{self.log}")
+        await self.until_in_force()
+
+    async def until_in_force(self) -> None:
+        """Wait until every actor has the settings that the service has by now."""
+
+        async def is_in_force() -> bool:
+            version = (await self.status())["overrides"]["version"]
             versions = (await self.metrics())["millrace_settings_version"]
-            return overrides["sha256"] == sha256 and set(versions.values()) == {float(overrides["version"])}
+            return set(versions.values()) == {float(version)}
 
         await eventually(is_in_force, _SETTINGS_TIMEOUT_S, lambda: f"the settings are not in force:\n{self.log}")
 
@@ -254,9 +315,8 @@ class MillraceProcess:
             self.ready_answers.append(status)
         return status == 200
 
-    def _tenants_text(self) -> str:
-        entries = {tenant: {"metrics_generator": entry} for tenant, entry in self._tenants.items()}
-        return json.dumps({"overrides": entries})
+    def _entries_text(self) -> str:
+        return json.dumps({"overrides": self._entries})
 
     def _write_runtime_file(self, text: str) -> None:
         # By renaming, so that half a file is never read.
@@ -267,6 +327,10 @@ class MillraceProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._child is not None, "not started"
         return self._child
+
+
+def _entries(tenants: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {tenant: {"metrics_generator": entry} for tenant, entry in tenants.items()}
 
 
 def _title(process: psutil.Process) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import snappy
 
-from tenants.endpoint import Batch, EndpointConfig, EndpointSender, Surroundings, SystemClock, new_client
+from tenants.endpoint import Batch, EndpointConfig, EndpointSender, HttpClients, Surroundings, SystemClock
 from tests.prometheus import Prometheus
 
 pytestmark = pytest.mark.integration
@@ -25,8 +25,8 @@ async def prometheus() -> AsyncIterator[Prometheus]:
 
 @pytest.fixture
 async def around() -> AsyncIterator[Surroundings]:
-    async with new_client() as client:
-        yield Surroundings(client, SystemClock(), random.Random(), "1.2.3")
+    async with HttpClients() as clients:
+        yield Surroundings(clients, SystemClock(), random.Random(), "1.2.3")
 
 
 def varint(number: int) -> bytes:
