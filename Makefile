@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tenants/engine/fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-engine fuzz lint format bench clean
+.PHONY: help install run test test-engine fuzz lint format docs bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,10 +68,15 @@ format: $(STAMPS)/test ## Format everything
 	$(BIN)/ruff check --fix-only --quiet .
 	cd tenants/engine && cargo fmt
 
-bench: $(STAMPS)/test ## Measure spans per CPU-second: the engine alone, then end to end
+docs: $(STAMPS)/run ## Write docs/settings.md from the schema of the settings
+	$(BIN)/python -m tenants.settings.reference > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+bench: $(STAMPS)/test ## Measure spans per CPU-second, memory, the settings of many tenants, and all end to end
 	.ci/system-packages
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.settings
 	$(BIN)/python -m bench.end_to_end
 
 clean: ## Remove what was installed and compiled
