@@ -6,15 +6,24 @@ change that concerns it. CPU time, the best of some runs.
 """
 
 import argparse
+import asyncio
+import gc
+import pickle
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from bench.report import print_result
+from cluster.gateway.dispatch import Dispatcher, GroupBounds
+from cluster.placement import Routes
+from cluster.settings_push import ENTRIES_AT_ONCE
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.profile import ProfileBook
-from tenants.settings.in_force import OverridesInForce, change_between, whole
+from tenants.processing.shard_set import FrameGroup
+from tenants.settings.in_force import OverridesInForce, change_between, in_parts, whole
 from tenants.settings.overrides import RuntimeOverrides
 from tenants.settings.runtime_file import Loaded, RuntimeFile
 from tenants.settings.service_config import ServiceConfig
@@ -61,8 +70,8 @@ class _File:
         return took_s, outcome.overrides
 
 
-def measure_file(tenants: int) -> RuntimeOverrides:
-    """Print what it takes to read the file; return its entries."""
+def measure_file(tenants: int) -> tuple[RuntimeOverrides, RuntimeOverrides]:
+    """Print what it takes to read the file; return its entries, and those with all of them changed."""
     texts = [
         runtime_text(tenants),
         runtime_text(tenants, changed=tenants // 2),
@@ -84,7 +93,7 @@ def measure_file(tenants: int) -> RuntimeOverrides:
         print_result(
             f"settings_{name}", took_s * 1e3, "CPU-ms", entries=tenants, entries_new=count, file_bytes=len(texts[0])
         )
-    return loaded[0]
+    return loaded[0], loaded[2]
 
 
 def measure_book(runtime: RuntimeOverrides) -> None:
@@ -109,6 +118,66 @@ def measure_book(runtime: RuntimeOverrides) -> None:
     print_result("settings_put_change", took_s * 1e3, "CPU-ms", entries=len(runtime), entries_new=len(change.runtime))
 
 
+async def measure_pause(former: RuntimeOverrides, latter: RuntimeOverrides) -> None:
+    """Print how long a gateway that all tenants send to is kept from it while all their settings change.
+
+    Changes come as they do from the controller: in parts, pickled.
+    """
+    config = ServiceConfig()
+    routes = Routes(1, ("shard-host-0",), ("collector-0",))
+
+    async def send(_group: FrameGroup) -> tuple[int, ...]:
+        return ()
+
+    dispatcher = Dispatcher(
+        ProfileBook(config),
+        routes,
+        {"shard-host-0": send},
+        GroupBounds(1 << 20, 0.0),
+        time.time_ns,
+        monotonic_ns=time.monotonic_ns,
+        random=lambda: 0.5,
+        gateways=1,
+    )
+    first, second = OverridesInForce(1_000, former), OverridesInForce(2_000, latter)
+    await dispatcher.put_overrides(whole(first))
+    body = _one_span()
+    for name in former:
+        await dispatcher.submit(TenantId(name), body)
+    parts = [pickle.dumps(part) for part in in_parts(change_between(first, second), ENTRIES_AT_ONCE)]
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    gc.collect()
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.05)
+    for part in parts:
+        await dispatcher.put_overrides(pickle.loads(part))
+        await asyncio.sleep(0)
+    watching.cancel()
+    changed = {dispatcher.book.get(TenantId(name)).settings.max_active_series for name in list(former)[:10]}
+    if changed != {entry.metrics_generator.max_active_series for entry in list(latter.values())[:10]}:
+        raise SystemExit("the change is not in force")
+    print_result("settings_longest_pause", max(gaps) * 1e3, "ms", tenants=len(former), parts=len(parts))
+
+
+def _one_span() -> bytes:
+    now_ns = time.time_ns()
+    request = ExportTraceServiceRequest()
+    group = request.resource_spans.add()
+    span = group.scope_spans.add().spans.add()
+    span.trace_id, span.span_id, span.name = now_ns.to_bytes(16), now_ns.to_bytes(8), "work"
+    span.start_time_unix_nano, span.end_time_unix_nano = now_ns, now_ns
+    return request.SerializeToString()
+
+
 def _best(work: Callable[[], object]) -> float:
     took = []
     for _ in range(_RUNS):
@@ -122,7 +191,9 @@ def main() -> None:
     """Run all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tenants", type=int, default=10_000, help="entries of the runtime file")
-    measure_book(measure_file(parser.parse_args().tenants))
+    former, latter = measure_file(parser.parse_args().tenants)
+    measure_book(former)
+    asyncio.run(measure_pause(former, latter))
 
 
 if __name__ == "__main__":
