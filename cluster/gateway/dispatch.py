@@ -21,6 +21,7 @@ from tenants.limits.admission import Admission, AdmissionRefused
 from tenants.limits.delay import ArtificialDelay
 from tenants.limits.rate import Random
 from tenants.processing.flush_record import ShardKey
+from tenants.processing.long_lived import keep_what_is_there
 from tenants.processing.profile import ProfileBook, Put, TenantProfile
 from tenants.processing.shard_set import FrameGroup
 from tenants.settings.in_force import OverridesChange
@@ -215,6 +216,7 @@ class Dispatcher:
                 await asyncio.sleep(0)
         for tenant in self.book.faults.keys() & set(tenants):
             self._tally.count_update_failure(tenant)
+        keep_what_is_there()
         return True
 
     async def submit(self, tenant: TenantId, body: bytes, *, skip_generation: bool = False) -> Accepted | Refused:

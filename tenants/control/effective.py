@@ -39,7 +39,7 @@ class EffectiveSettings:
         return {key: {"value": value, "source": source} for key, (value, source) in self._resolved(tenant).items()}
 
     def problem(self, tenant: TenantId) -> str | None:
-        """Return why the engine refuses a tenant's settings, so that former ones stay (tenancy D-24); None: it does not.
+        """Return why the engine refuses a tenant's settings, so that former ones stay (D-24); None: it does not.
 
         Layers are checked one by one, and some faults are only between them.
         """

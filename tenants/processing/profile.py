@@ -14,6 +14,7 @@ import structlog
 
 from tenants import _engine
 from tenants.identity.tenant_id import TenantId
+from tenants.processing.long_lived import keep_what_is_there
 from tenants.processing.plan import plan_json
 from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
 from tenants.settings.service_config import ServiceConfig
@@ -101,6 +102,7 @@ class ProfileBook:
             if latter is self._overrides:
                 return Put.OLD
             self._overrides = latter
+            keep_what_is_there()
             if change.tenants is None:
                 self._former |= self._profiles
                 self._profiles.clear()
