@@ -1,7 +1,7 @@
 """Objects that stay: the garbage collector need not look at them again and again.
 
 A full collection looks at every object of the process. With the settings of ten thousand tenants that is a tenth of a
-second and more, in which no span is received. Settings have no cycles: what is replaced is freed by its references alone.
+second and more, in which no span is received. Settings have no cycles: what is replaced is freed by its references.
 """
 
 import gc
