@@ -42,7 +42,7 @@ from tenants.store.usage import UsageStore
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _FILE = "millrace.db"
-_AUDIT_CLEANING_S = 3600.0
+_FORGETTING_S = 3600.0
 
 
 def open_store(config: ServiceConfig) -> Database:
@@ -127,7 +127,7 @@ class ControlPlane:
         self._running = [
             loop.create_task(_repeat(documents.poll_interval.seconds, *looks)),
             loop.create_task(_repeat(self._config.store.usage_interval.seconds, self.usage.read)),
-            loop.create_task(_repeat(_AUDIT_CLEANING_S, self._clean_audit)),
+            loop.create_task(_repeat(_FORGETTING_S, self._forget_old)),
         ]
 
     async def stop(self) -> None:
@@ -144,9 +144,11 @@ class ControlPlane:
         self._authenticator.put_tokens(version, table)
         await self._push_tokens(version, table)
 
-    async def _clean_audit(self) -> None:
-        before_ms = _now_ms() - self._config.store.audit_retention.ns // 1_000_000
-        await asyncio.to_thread(self._audit.forget_before, before_ms)
+    async def _forget_old(self) -> None:
+        """Remove what is older than the audit and usage are to be kept."""
+        store, now_ms = self._config.store, _now_ms()
+        await asyncio.to_thread(self._audit.forget_before, now_ms - store.audit_retention.ns // 1_000_000)
+        await self.usage.forget_before(now_ms - store.usage_retention.ns // 1_000_000)
 
 
 async def _repeat(interval_s: float, *works: Callable[[], Awaitable[object]]) -> None:

@@ -18,6 +18,7 @@ from tenants.control.tenants import TenantChange, TenantService
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.tenant_state import TenantState
 from tenants.store.audit import AuditEntry, AuditStore
+from tenants.store.errors import UnreadableTenantError
 from tenants.store.tenants import TenantRecord
 
 TENANTS_PATH: Final = "/api/admin/tenants"
@@ -82,7 +83,13 @@ class AdminRoutes:
     async def get(self, *, tenant: _TenantPath) -> JSONResponse:
         """Return a tenant's state, layers, and every setting in force with the layer that it came from."""
         found = _tenant_id(tenant)
-        record = await self._tenants.get(found)
+        try:
+            record = await self._tenants.get(found)
+        except UnreadableTenantError as error:
+            raise ProblemError(
+                ProblemKind.INTERNAL,
+                f"the stored record, revision {error.revision}, is damaged; PATCH state, limits and note to mend it",
+            ) from None
         content = await self._overview.one(found) | _shown(found, record)
         return JSONResponse(content, headers={"ETag": f'"{record.revision if record else 0}"'})
 

@@ -17,7 +17,7 @@ from tenants.settings.errors import SettingsError
 from tenants.settings.overrides import Overrides
 from tenants.settings.tenant_state import TenantState
 from tenants.store.audit import AuditEntry
-from tenants.store.errors import RevisionConflict
+from tenants.store.errors import RevisionConflict, UnreadableTenantError
 from tenants.store.tenants import TenantRecord, TenantStore
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -77,8 +77,12 @@ class TenantService:
         Raises:
             ProblemError: invalid limits, or another revision is there.
         """
-        current = await self.get(tenant)
-        revision = current.revision if current else 0
+        try:
+            current = await self.get(tenant)
+            revision = current.revision if current else 0
+        except UnreadableTenantError as error:
+            # Writing it anew mends it; what it said before, nobody can tell.
+            current, revision = None, error.revision
         if expected is not None:
             expected.check(revision)
         state = change.state or (current.state if current else TenantState.ACTIVE)

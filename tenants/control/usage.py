@@ -75,6 +75,11 @@ class UsageMeter:
         """Return stored usage, by day and tenant; of one tenant, or of all."""
         return await asyncio.to_thread(self._store.read, tenant, first, last)
 
+    async def forget_before(self, time_ms: int) -> None:
+        """Remove the days that had ended by a time."""
+        day = datetime.fromtimestamp(time_ms / 1000, UTC).date()
+        await asyncio.to_thread(self._store.forget_before, day)
+
     def _forget(self, process: str, tenants: object) -> None:
         """Forget the tenants that a process measures no more: they begin at zero again."""
         gone = [key for key in self._last if key[0] == process and key[1] not in tenants]  # type: ignore[operator]

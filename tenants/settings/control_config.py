@@ -65,6 +65,9 @@ class StoreConfig(SettingsModel):
         default=Duration.parse("1y", calendar_units=True),
         description="How long it is kept who changed what.",
     )
+    usage_retention: Annotated[CalendarDuration, between("1d", "20y")] = Field(
+        default=Duration.parse("2y", calendar_units=True), description="How long usage by day is kept."
+    )
 
 
 class LimitsExporterConfig(SettingsModel):

@@ -1,5 +1,7 @@
 """The admin API: states, limits, audit; and what operators see of a tenant."""
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,15 @@ async def test_a_closed_registry_lets_in_those_that_are_known(tmp_path: Path) ->
         assert resolve(bench.config, bench.settings.overrides, TenantId("filed")).state is TenantState.ACTIVE
         await admin.ask("PATCH", TENANT, body={"state": "active"})
         assert admin.settings().state is TenantState.ACTIVE
+
+
+async def test_a_damaged_record_is_said_and_can_be_written_anew(admin: Admin, tmp_path: Path) -> None:
+    await admin.ask("PATCH", TENANT, body={"state": "paused"})
+    with contextlib.closing(sqlite3.connect(tmp_path / "millrace.db")) as database, database:
+        database.execute("UPDATE tenants SET limits = '{' WHERE tenant = 'acme'")
+    answer = await admin.ask("GET", TENANT)
+    assert (answer.status_code, "damaged" in answer.json()["detail"]) == (500, True)
+    assert (await admin.ask("GET", "/api/admin/tenants")).status_code == 200
+    answer = await admin.ask("PATCH", TENANT, body={"state": "active", "limits": {}, "note": ""})
+    assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
+    assert (await admin.ask("GET", TENANT)).json()["state"] == "active"

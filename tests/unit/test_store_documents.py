@@ -115,6 +115,7 @@ def test_last_twenty_revisions_of_each_tenant_are_kept_newest_first(documents: D
     assert [stored.revision for stored in history] == list(range(25, 5, -1))
     assert [stored.document for stored in history] == [{"revision": revision} for revision in range(25, 5, -1)]
     assert documents.history("acme", 2) == history[:2]
+    assert documents.history("acme", 1000) == history
     assert len(documents.history("other")) == 1
 
 

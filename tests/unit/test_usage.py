@@ -123,3 +123,11 @@ async def test_usage_over_the_api(tmp_path: Path) -> None:
         assert (await bench.ask("GET", "/api/usage?from=0001-01-01&to=9999-12-31")).status_code == 400
         assert (await bench.ask("GET", "/api/usage?from=yesterday")).status_code == 400
         assert (await bench.ask("GET", "/api/usage?to=0001-01-01")).json()["usage"] == []
+
+
+async def test_old_days_are_forgotten(metered: Metered) -> None:
+    await metered.read(g0={"acme": counted(10)})
+    await metered.meter.forget_before(NOON_MS)
+    assert (await metered.day()).spans == 10
+    await metered.meter.forget_before(NOON_MS + 86_400_000)
+    assert await metered.meter.days("acme", DAY, DAY) == []

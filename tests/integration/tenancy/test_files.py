@@ -161,8 +161,11 @@ BAD_ENTRIES: Final = [
 
 
 @case(31, 32, 37, 38, 39, 40, 47, 48)
-@pytest.mark.parametrize(("number", "entry", "says"), BAD_ENTRIES)
-async def test_31_48_a_bad_entry_refuses_the_file(files: Files, number: int, entry: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [pytest.param(entry, says, id=f"{number} {says.partition(' ')[0]}") for number, entry, says in BAD_ENTRIES],
+)
+async def test_31_48_a_bad_entry_refuses_the_file(files: Files, entry: str, says: str) -> None:
     assert says in await files.assert_refused(files.text(f"  {entry}\n"))
     # It is not the tenant that cannot be served.
     await files.generates("t")
@@ -309,7 +312,7 @@ BAD_STARTS: Final = [
 
 
 @case(45)
-@pytest.mark.parametrize(("text", "says"), BAD_STARTS)
+@pytest.mark.parametrize(("text", "says"), BAD_STARTS, ids=["unknown key", "no YAML", "twice", "empty", "missing"])
 async def test_45_the_service_does_not_start_with_a_bad_file(text: str | None, says: str) -> None:
     service = MillraceProcess()
     if text is None:
