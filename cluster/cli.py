@@ -104,7 +104,7 @@ def effective(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
-    """Show what files say for a tenant, and the layer of each value. What the API has stored is not read."""
+    """Show what files and the store say for a tenant, and the layer of each value."""
     from cluster import config_commands  # noqa: PLC0415
 
     with _faults_refused() as out:

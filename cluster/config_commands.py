@@ -1,6 +1,6 @@
 """What ``millrace config`` does: checks files, and says what a setting is and which layer a value comes from.
 
-Nothing here talks to a running service or changes a file; what the API has stored is not looked at.
+Nothing here talks to a running service or changes a file.
 """
 
 import json
@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from cluster.stored_layers import layers_of
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.errors import Fault, SettingsError, dotted
 from tenants.settings.in_force import OverridesInForce
@@ -91,10 +92,10 @@ def explain_keys(key: str | None, out: Console) -> None:
 
 
 def effective(tenant: str, config: Path | None, environ: Mapping[str, str], out: Console, *, as_json: bool) -> None:
-    """Show what the files say for one tenant, and which layer each value comes from. Secrets are masked.
+    """Show what files and store say for one tenant, and which layer each value comes from. Secrets are masked.
 
     Raises:
-        SettingsError: a file cannot be used, or there can be no such tenant.
+        SettingsError: a file or the store cannot be used, or there can be no such tenant.
     """
     try:
         tenant_id = TenantId(tenant)
@@ -103,7 +104,7 @@ def effective(tenant: str, config: Path | None, environ: Mapping[str, str], out:
     settings = load_service_config(config, environ)
     file = settings.overrides.per_tenant_override_config
     runtime = {} if file is None else _load_runtime(file, settings, environ)
-    resolved = explain(settings, OverridesInForce(runtime=runtime), tenant_id)
+    resolved = explain(settings, layers_of(settings, runtime, tenant_id), tenant_id)
     if as_json:
         found = {key: {"value": plain(each.value), "source": each.source.value} for key, each in resolved.items()}
         out.file.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")

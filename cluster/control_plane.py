@@ -37,11 +37,11 @@ from tenants.store.documents import DocumentStore
 from tenants.store.errors import StoreError
 from tenants.store.tenants import TenantStore
 from tenants.store.tokens import TokenStore
+from tenants.store.url import store_url
 from tenants.store.usage import UsageStore
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
-_FILE = "millrace.db"
 _FORGETTING_S = 3600.0
 
 
@@ -51,9 +51,8 @@ def open_store(config: ServiceConfig) -> Database:
     Raises:
         StartError: it cannot be opened.
     """
-    url = config.store.url.get_secret_value() or f"sqlite:///{config.data_dir / _FILE}"
     try:
-        return Database.open(url)
+        return Database.open(store_url(config))
     except StoreError as error:
         raise StartError(f"store: {error}") from None
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -203,14 +202,18 @@ def test_the_demo_runs_for_its_time_and_says_what_was_counted(capfd: pytest.Capt
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_prometheus")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_demo_cleanly(capfd: pytest.CaptureFixture[str], number: int) -> None:
-    timer = threading.Timer(2.0, os.kill, (os.getpid(), number))
-    timer.start()
-    try:
-        assert run_demo(None, True, serve=SERVE) == 0
-    finally:
-        timer.cancel()
-        timer.join()
+def test_a_signal_ends_the_demo_cleanly(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    watch = Stage.watch
+
+    def watch_and_signal(stage: Stage) -> None:
+        watch(stage)
+        if stage.playing_s > 0.2:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Stage, "watch", watch_and_signal)
+    assert run_demo(None, True, serve=SERVE) == 0
     assert "Millrace demo ended after" in capfd.readouterr().out
 
 

@@ -1,12 +1,15 @@
 """``millrace token``: against a store on disk, as an operator types it."""
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli import app
+from tenants.identity.access import Scope
 from tenants.identity.token import parse_token
 from tests.unit.control_plane_bench import ControlPlaneBench
 
@@ -62,3 +65,32 @@ def test_what_cannot_be_is_said(config: Path, arguments: tuple[str, ...], proble
     answer = run(config, *arguments)
     assert answer.exit_code == 2
     assert problem in answer.stderr
+
+
+async def test_config_effective_shows_what_the_api_has_stored(tmp_path: Path) -> None:
+    text = (
+        f"data_dir: {tmp_path}\nmultitenancy_enabled: true\n"
+        "overrides: {user_configurable_overrides: {enabled: true}}\n"
+    )
+    path = tmp_path / "millrace.yaml"
+
+    def effective() -> dict[str, Any]:
+        path.write_text(text)
+        shown = CliRunner().invoke(app, ["config", "effective", "acme", "--json", "--config", str(path)])
+        assert shown.exit_code == 0, shown.stderr
+        found: dict[str, Any] = json.loads(shown.stdout)
+        return found
+
+    before = effective()
+    assert before["metrics_generator.processors"] == {"value": [], "source": "builtin"}
+    # Looking makes no store.
+    assert not await asyncio.to_thread((tmp_path / "millrace.db").exists)
+    async with ControlPlaneBench(tmp_path, text) as bench:
+        await bench.ask("PATCH", "/api/overrides", body={"metrics_generator": {"processors": ["span-metrics"]}})
+        operator = await bench.token(Scope.OPERATOR)
+        change = {"state": "dry_run", "limits": {"metrics_generator": {"max_active_series": 5}}}
+        await bench.ask("PATCH", "/api/admin/tenants/acme", tenant=None, token=operator, body=change)
+    after = await asyncio.to_thread(effective)
+    assert after["metrics_generator.processors"] == {"value": ["span-metrics"], "source": "api"}
+    assert after["metrics_generator.max_active_series"] == {"value": 5, "source": "operator"}
+    assert after["metrics_generator.disable_collection"] == {"value": True, "source": "state"}
