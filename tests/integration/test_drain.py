@@ -164,7 +164,7 @@ async def test_bad_configuration_is_refused_with_the_path_of_every_fault(unstart
     ("text", "says"),
     [
         (None, r"runtime file refused \(read\).*No such file or directory; restore it"),
-        ("overrides: {acme: {ingestion: {rate_limit_bytes: 5}}}", r"overrides\.acme\.ingestion\.rate_limit_bytes"),
+        ("overrides: {acme: {ingestion: {rate_limit_bytes: -5}}}", r"overrides\.acme\.ingestion\.rate_limit_bytes"),
     ],
 )
 async def test_runtime_file_that_is_missing_or_bad_at_start_is_refused(

@@ -125,6 +125,8 @@ UNSHOWN: Final = {
     *("stale_duration_s", "limiter_type", "max_active_series", "max_active_entities", "max_cardinality_per_label"),
     *("trace_id_label_name", "span_name_sanitization", "native_min_reset_duration_s", "wait_s", "max_items"),
     *("request", "latency", "count", "size"),
+    # Of ingestion, not of the processors: tenancy case 100 shows it.
+    "max_attribute_bytes",
 }
 
 

@@ -81,7 +81,7 @@ REFUSED: Final[list[tuple[dict[str, Any], str]]] = [
     ({"native_histogram_max_bucket_number": 2**32}, "native_histogram_max_bucket_number"),
     ({"max_active_series": -1}, "max_active_series"),
     ({"max_cardinality_per_label": 2**64}, "max_cardinality_per_label"),
-    ({"collection_interval": "0s"}, "collection_interval"),
+    ({"collection_interval": "500ms"}, "collection_interval"),
     ({"collection_interval": "-1s"}, "collection_interval"),
     ({"trace_id_label_name": "x" * 100}, "trace_id_label_name"),
     ({"shards": 1000}, "shards"),
