@@ -517,3 +517,23 @@ impl Observation {
 pub fn overflow_labels() -> Vec<u8> {
     label_set(vec![OVERFLOW_LABEL])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_sets_beyond_the_bytes_that_are_kept_are_counted_in_the_overflow_entity() {
+        let labels = label_set(vec![(b"service", b"shop")]);
+        let mut group = Group::new(Shape {
+            counters: 1,
+            histograms: Vec::new(),
+        });
+        group.label_bytes = MAX_LABEL_BYTES - labels.len();
+        let last = group.entity(&labels, 0);
+        assert_eq!(labels_of(&group.entities, last), labels);
+        let next = group.entity(&label_set(vec![(b"service", b"web")]), 0);
+        assert_eq!(labels_of(&group.entities, next), overflow_labels());
+        assert_eq!(group.entity(&labels, 0), last);
+    }
+}
