@@ -246,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_reduced_while_nothing_was_reset_is_not_reset_by_a_later_duration() {
+        let mut histogram = NativeHistogram::new(schema(3), 0);
+        assert!(!merge(&mut histogram, &[1, 2, 9], 0, &parameters(2, 0)));
+        assert!(!merge(&mut histogram, &[1], MINUTE_MS, &parameters(2, MINUTE_MS)));
+        assert_eq!(counts(&histogram), [(1, 3.0), (5, 1.0)]);
+    }
+
+    #[test]
     fn the_coarsest_schema_may_exceed_the_limit() {
         let mut histogram = NativeHistogram::new(schema(3), 0);
         merge(&mut histogram, &[-239, 0, 273], 0, &parameters(1, 0));
