@@ -159,6 +159,31 @@ def test_a_slot_freed_by_a_series_that_ended_is_taken_by_the_next() -> None:
     assert values(third)["traces_spanmetrics_calls_total third"] == 1
 
 
+def test_overflow_that_ended_leaves_its_place_to_a_label_set_and_comes_again_under_its_own_name() -> None:
+    limited = {"stale_duration_s": 60.0, "limiter_type": "entity", "max_active_entities": 1}
+    tenant = Tenant(plan(span_metrics_plan(latency=False, size=False), **limited))
+    calls = "traces_spanmetrics_calls_total"
+    for round_ms in (START_MS, START_MS + 70 * SECOND_MS):
+        tenant.add(0.2, name=f"first at {round_ms}", now_ms=round_ms)
+        tenant.add(0.2, name=f"second at {round_ms}", now_ms=round_ms)
+        sent = tenant.collect(round_ms + SECOND_MS)
+        # The overflow has no span name.
+        assert values(sent) == {f"{calls} first at {round_ms}": 1, calls: 1}
+        assert ended(tenant.collect(round_ms + 61 * SECOND_MS)) == set(sent)
+        assert tenant.registry.stats()["active_entities"] == 0
+
+
+def test_series_that_end_and_begin_again_take_no_more_memory_each_time() -> None:
+    tenant = Tenant(plan(SPAN_METRICS, stale_duration_s=60.0))
+    held: list[int] = []
+    for round_ms in range(START_MS, START_MS + 200 * 70 * SECOND_MS, 70 * SECOND_MS):
+        tenant.add(0.2, now_ms=round_ms)
+        held.append(tenant.registry.stats()["state_bytes"])
+        sent = tenant.collect(round_ms + SECOND_MS)
+        assert ended(tenant.collect(round_ms + 61 * SECOND_MS)) == set(sent)
+    assert max(held) < 2 * held[0]
+
+
 def test_ending_everything_marks_every_series_that_was_sent() -> None:
     tenant = Tenant(plan(SPAN_METRICS))
     tenant.add(0.2)
