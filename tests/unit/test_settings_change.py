@@ -9,7 +9,17 @@ from typing import Any, Final
 import pytest
 
 from tests.engine_driver import EngineDriver
-from tests.traces import SECOND_NS, batch, filter_block, histograms_plan, plan, request, span, span_metrics_plan
+from tests.traces import (
+    SECOND_NS,
+    batch,
+    filter_block,
+    histograms_plan,
+    host_info_plan,
+    plan,
+    request,
+    span,
+    span_metrics_plan,
+)
 from tests.unit.changing_tenant import STALE_S, Changing, assert_unbroken, settings
 
 CALLS: Final = "traces_spanmetrics_calls_total"
@@ -97,6 +107,30 @@ def test_dimension_that_comes_starts_series_and_dimension_that_goes_ends_them() 
     assert tenant.total(CALLS) == tenant.sent_spans
 
 
+def test_edges_end_with_the_dimension_that_they_have() -> None:
+    tenant = Changing(settings(None, {"dimensions": ["tier"]}))
+    tenant.interval()
+    with_tier = tenant.alive() & tenant.histories(EDGES).keys()
+    tenant.change(settings())
+    tenant.interval()
+    assert {dict(key).get("tier") for key in with_tier} == {"back"}
+    assert not with_tier & tenant.alive()
+    assert {dict(key).get("tier") for key in tenant.alive() & tenant.histories(EDGES).keys()} == {None}
+    assert tenant.total(EDGES) == tenant.sent_spans / 2
+
+
+def test_hosts_end_with_the_identifier_that_named_them() -> None:
+    tenant = Changing(settings(host_info=False) | {"host_info": host_info_plan()})
+    by_node = request(batch({"k8s.node.name": "node"}, span(end_ns=tenant.now_ns)))
+    tenant.push(by_node, tenant.now_ns)
+    tenant.interval()
+    hosts = tenant.alive() & tenant.histories("traces_host_info").keys()
+    assert {dict(key)["host_source"] for key in hosts} == {"host.id", "k8s.node.name"}
+    tenant.change(settings(host_info=False) | {"host_info": host_info_plan(host_identifiers=["host.id"])})
+    tenant.interval()
+    assert {dict(key)["host_source"] for key in hosts & tenant.alive()} == {"host.id"}
+
+
 def test_series_that_a_filter_keeps_out_end_when_they_are_stale() -> None:
     tenant = Changing(settings())
     tenant.interval()
@@ -134,6 +168,17 @@ def test_forms_of_histograms_come_and_go_and_each_counts_what_came_in_its_time()
     assert tenant.total(CALLS) == tenant.sent_spans
     for values in tenant.histories(CALLS, SIZE, EDGES).values():
         assert_unbroken(values)
+
+
+def test_counts_of_classic_buckets_alone_go_to_the_native_buckets_where_theirs_end() -> None:
+    tenant = Changing(settings({"histogram_buckets": [0.5, 2.0]}))
+    tenant.call()
+    tenant.change_registry(settings(histograms=histograms_plan("native")))
+    tenant.flush(tenant.now_ns)
+    collected = tenant.collect()
+    found = [histogram for key, histogram in collected.histograms.items() if dict(key)["__name__"] == LATENCY]
+    # A second each, of which the shard knows that it is at most two: eight native buckets above one second.
+    assert [(histogram.schema, histogram.buckets, histogram.sum) for histogram in found] == [(3, {8: 3}, 3.0)] * 2
 
 
 def test_exemplars_carry_the_label_of_the_settings_that_are_in_force() -> None:
