@@ -149,7 +149,8 @@ def _recognise_database(call: Call, sighting: Sighting, settings: dict[str, Any]
     if name is None:
         name = fallback or None
     if settings["pair_database_spans"]:
-        call.database = name or b""
+        if name is not None:
+            call.database = name
         if "server" not in call.weights:
             call.server_ns = call.client_ns
         return

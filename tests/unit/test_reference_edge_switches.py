@@ -78,6 +78,13 @@ def test_database_without_name_expires_towards_its_peer(implementation: Any) -> 
     assert values(tenant, "total", *SUMS) == [{key(virtual): 1}, {key(virtual): 7e-9}, {key(virtual): 7e-9}]
 
 
+def test_database_keeps_its_name_when_a_later_client_span_has_none(implementation: Any) -> None:
+    nameless = half("svc-a", CLIENT, "9", "", {"db.system": ""}, duration_ns=5)
+    tenant = graph(implementation, PAIRED, request(DATABASE_CLIENT, nameless))
+    assert values(tenant, "total", *SUMS) == [{key(TO_HOST): 1}, {key(TO_HOST): 5e-9}, {key(TO_HOST): 5e-9}]
+    assert tenant.expired_edges == {}
+
+
 EVERY = {"count_every_receiver": True}
 PRODUCED = half("svc-a", PRODUCER, "9", duration_ns=5)
 TO_B = PAIR | {"connection_type": "messaging_system"}
