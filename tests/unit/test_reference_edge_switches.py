@@ -111,6 +111,14 @@ def test_receiver_before_the_producer_opens_the_edge_for_others(implementation: 
     assert (tenant.edges, tenant.expired_edges) == (2, {})
 
 
+def test_receiver_without_a_name_waits_beside_the_client_half_that_others_answer(implementation: Any) -> None:
+    early = half("svc-b", CONSUMER, "b", "9"), half("", CONSUMER, "c", "9")
+    tenant = graph(implementation, EVERY, request(*early, PRODUCED, half("svc-c", CONSUMER, "d", "9")))
+    # The last one names the edge of the nameless one, too.
+    assert values(tenant, "total") == {key(TO_B): 1, key(TO_C): 2}
+    assert (tenant.edges, tenant.expired_edges) == (3, {})
+
+
 def test_receivers_do_not_inherit_from_each_other(implementation: Any) -> None:
     settings = {**EVERY, "dimensions": ["tier"]}
     receivers = [half("svc-b", CONSUMER, "b", "9", {"tier": "x"}, status=ERROR), half("svc-c", CONSUMER, "c", "9")]
