@@ -184,6 +184,18 @@ def test_series_that_end_and_begin_again_take_no_more_memory_each_time() -> None
     assert max(held) < 2 * held[0]
 
 
+def test_demand_behind_learned_names_is_published_every_fifteen_seconds() -> None:
+    tenant = Tenant(plan(SPAN_METRICS, span_name_sanitization="dry_run"))
+    published: list[int] = []
+    for after_ms, name in ((0, "first"), (1, "second"), (14_999, "third"), (15_000, "fourth"), (29_999, "fifth")):
+        tenant.add(0.2, name=name, now_ms=START_MS + after_ms)
+        published.append(tenant.registry.stats()["post_sanitization_demand_estimate"])
+    # What comes with the record that tells the time is published with the next.
+    assert published == [0, 0, 0, 3, 3]
+    tenant.add(0.2, now_ms=START_MS + 30_000)
+    assert tenant.registry.stats()["post_sanitization_demand_estimate"] == 5
+
+
 def test_ending_everything_marks_every_series_that_was_sent() -> None:
     tenant = Tenant(plan(SPAN_METRICS))
     tenant.add(0.2)
