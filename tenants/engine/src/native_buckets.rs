@@ -160,7 +160,8 @@ pub(crate) mod tests {
         held.observe(None, 3.0);
         assert_eq!(counts(&held), [(-79, 2.0), (0, 1.0), (5, 1.5)]);
         assert_eq!((held.zero_count(), held.total(), held.len()), (3.0, 7.5, 3));
-        assert!(!held.is_whole());
+        assert!(!held.is_whole() && !held.is_empty());
+        assert!(!buckets(&[(5, 1.0)]).is_empty());
         let room = held.heap_bytes();
         held.clear();
         assert!(held.is_empty() && held.is_whole());

@@ -757,3 +757,37 @@ fn refuse(fault: &'static str) -> FrameError {
         fault,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::group::{Group, HistogramShape};
+    use crate::record::{GroupWriter, ShardCounters};
+
+    fn shape(counters: usize, histograms: usize) -> Shape {
+        Shape {
+            counters,
+            histograms: vec![HistogramShape::default(); histograms],
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_processor_is_refused() {
+        let registry = SeriesGroup::new(Vec::new(), shape(2, 1), Window::of(0), 0);
+        for (counters, histograms, is_taken) in [(2, 1, true), (1, 1, false), (2, 0, false), (3, 2, false)] {
+            let mut shard = Group::new(shape(counters, histograms));
+            let entity = shard.entity(&overflow_labels(), 0);
+            shard.update(entity).unwrap().add(0, 1.0);
+            let mut out = GroupWriter::new(&ShardCounters::default(), 1);
+            shard.flush(&mut out);
+            let record = out.finish();
+            let checked = registry.check(0, &mut RecordReader::new(&record).unwrap());
+            assert_eq!(
+                checked.is_ok(),
+                is_taken,
+                "{counters} counters, {histograms} histograms"
+            );
+        }
+    }
+}
