@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 import trustme
+from cryptography import x509
 
 from cluster.tls import Certificates
 from tenants.settings.tls import ServerTlsConfig
@@ -57,6 +58,4 @@ class CertificateFiles:
 
 
 def serial_number(der: bytes) -> str:
-    from cryptography import x509  # noqa: PLC0415  (trustme brings it)
-
     return str(x509.load_der_x509_certificate(der).serial_number)

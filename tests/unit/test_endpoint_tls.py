@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
@@ -55,8 +56,6 @@ class Authority:
 
 
 def encrypted(pem: bytes) -> bytes:
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  (trustme brings it)
-
     key = serialization.load_pem_private_key(pem, None)
     password = serialization.BestAvailableEncryption(b"x")
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, password)

@@ -376,36 +376,3 @@ def test_label_set_that_loses_its_form_and_its_label_at_once_ends_once() -> None
     ended = engine.collect_at(now_ns // 1_000_000 + 3000)
     assert ended.keys() == sent.keys()
     assert engine.registry.stats()["active_series"] == 0
-
-
-def test_edge_dimension_that_goes_ends_the_series_that_have_it() -> None:
-    tenant = Changing(settings(None, {"dimensions": ["tier"]}))
-    tenant.interval()
-    with_tier = {key for key in tenant.alive() & tenant.histories(EDGES).keys() if dict(key).get("tier")}
-    assert with_tier
-    tenant.change(settings())
-    tenant.interval()
-    # At once: no span of the tenant could lead to them any more.
-    assert not with_tier & tenant.alive()
-    for key in with_tier:
-        assert tenant.histories(EDGES)[key][-1] is None
-
-
-def test_host_of_an_identifier_that_goes_ends_and_others_stay() -> None:
-    hosts = "traces_host_info"
-
-    def with_identifiers(*names: str) -> dict[str, Any]:
-        document = settings()
-        document["host_info"] = {**document["host_info"], "host_identifiers": list(names)}
-        return document
-
-    tenant = Changing(with_identifiers("host.id"))
-    tenant.interval()
-    before = {key for key in tenant.alive() if dict(key)["__name__"] == hosts}
-    assert before
-    tenant.change(with_identifiers("host.name", "host.id"))
-    tenant.interval()
-    assert before <= tenant.alive()
-    tenant.change(with_identifiers("host.name"))
-    tenant.interval()
-    assert not before & tenant.alive()
