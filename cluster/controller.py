@@ -179,8 +179,6 @@ class Controller:
             "gateway", [g.drain.remote(deadline_s / 2) for g in self._gateways.values()], deadline_s / 2 + 1
         )
         left_s = max(0.0, ends_at - loop.time())
-        await self._stage("shard host", [h.close_edges.remote() for h in self._hosts.values()], left_s / 2)
-        left_s = max(0.0, ends_at - loop.time())
         drains = [c.drain.remote(left_s) for c in self._collectors.values()]
         sent = await self._stage("collector", drains, left_s + _ANSWER_TIMEOUT_S)
         for actor in self._actors().values():
@@ -213,11 +211,11 @@ class Controller:
             return
         overrides = whole(self._overrides)
         if name in self._collectors:
-            await self._collectors[name].configure.remote(self._config, self._hosts, overrides)
+            await self._collectors[name].configure.remote(self._config, self._routes, self._hosts, overrides)
             return
         config, overrides = without_endpoints(self._config), change_without_endpoints(overrides)
         if name in self._hosts:
-            await self._hosts[name].configure.remote(config, self._routes, overrides)
+            await self._hosts[name].configure.remote(config, self._routes, self._collectors, overrides)
         else:
             gateway = self._gateways[name]
             await gateway.put_tokens.remote(*self._tokens)

@@ -34,6 +34,10 @@ Unit = Literal[
     "pulls",
     "shards",
     "records",
+    "frames",
+    "entries",
+    "commits",
+    "tenants",
     "updates",
     "collections",
     "resets",
@@ -256,6 +260,18 @@ _GATEWAY: Final[Mapping[str, Declaration]] = {
         "Calls to a shard host that failed; clients were told to send again",
         "Growing: see the host's log.",
     ),
+    "millrace_retained_bytes": _gauge(
+        _HOST,
+        "bytes",
+        "Frames that the shard host has counted and that are not journalled yet; they are kept to be sent again",
+        "Near cluster.retained_bytes requests are refused: see millrace_journal_failures_total.",
+    ),
+    "millrace_replayed_frames_total": _counter(
+        _HOST,
+        "frames",
+        "Frames that the shard host lost before they were journalled, and that were sent again",
+        "Growing: shard hosts die, or lose their ranges; see their log.",
+    ),
 }
 
 _SHARD_HOST: Final[Mapping[str, Declaration]] = {
@@ -273,6 +289,18 @@ _SHARD_HOST: Final[Mapping[str, Declaration]] = {
         "half edges",
         "Half edges that wait for their other half",
         "Near service_graphs.max_items: raise it, or shorten service_graphs.wait.",
+    ),
+    "millrace_shard_fingerprints": _gauge(
+        _TENANT,
+        "requests",
+        "Requests that the tenant's shards would know if they came again",
+        "At 1048576 for each shard the oldest are forgotten early; see millrace_shard_fingerprints_dropped_total.",
+    ),
+    "millrace_shard_fingerprints_dropped_total": _counter(
+        _TENANT,
+        "requests",
+        "Requests forgotten before their time, because there were too many: should they come again, they count again",
+        "Growing: send larger requests, or give the tenant more shards.",
     ),
     "millrace_shard_outbox_records": _gauge(
         _TENANT,
@@ -294,6 +322,60 @@ _COLLECTOR: Final[Mapping[str, Declaration]] = {
     ),
     "millrace_records_merged_total": _counter(
         _TENANT, "records", "Flush records merged by the collector", "Flat while spans arrive: see the collector's log."
+    ),
+    "millrace_records_fenced_total": _counter(
+        _TENANT,
+        "records",
+        "Flush records of shards that had lost their range; gateways send again what was in them",
+        "Growing: shards change hosts again and again; see the log of the shard hosts.",
+    ),
+    "millrace_shard_ranges_owned": _gauge(
+        _TENANT,
+        "shards",
+        "Hash ranges that a shard host counts for",
+        "Below the tenant's shards while it sends little.",
+    ),
+    "millrace_mirror_open_edges": _gauge(
+        _TENANT,
+        "half edges",
+        "Half edges that are known to the collector, for the successors of shards",
+        "See millrace_shard_open_edges.",
+    ),
+    "millrace_mirror_state_bytes": _gauge(
+        _TENANT,
+        "bytes",
+        "Memory of what is kept for the successors of shards",
+        "Growing: more half edges wait, or more requests come.",
+    ),
+    "millrace_journal_commits_total": _counter(
+        _NONE, "commits", "Commits of the journal", "Flat while spans arrive: see millrace_journal_failures_total."
+    ),
+    "millrace_journal_commit_seconds_total": _counter(
+        _NONE,
+        "seconds",
+        "Time that commits of the journal took",
+        "Near one second each second: the disk or the database is too slow.",
+    ),
+    "millrace_journal_entries_total": _counter(
+        _NONE, "entries", "Entries written to the journal", "Grows with the shards that have something to say."
+    ),
+    "millrace_journal_bytes_total": _counter(
+        _NONE, "bytes", "Bytes written to the journal, checkpoints included", "Grows with the series that change."
+    ),
+    "millrace_journal_failures_total": _counter(
+        _NONE,
+        "commits",
+        "Commits of the journal that failed and are tried again; until then nothing is collected",
+        "Growing: the collector's log says whether the disk is full or the database away.",
+    ),
+    "millrace_journal_pending_bytes": _gauge(
+        _NONE, "bytes", "Entries that wait to be written", "Growing: see millrace_journal_failures_total."
+    ),
+    "millrace_journal_damaged_tenants": _gauge(
+        _NONE,
+        "tenants",
+        "Tenants whose journal cannot be read: nothing is counted for them",
+        "Above 0: the collector's log says what is damaged and how to mend it.",
     ),
 }
 

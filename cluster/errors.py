@@ -9,5 +9,9 @@ class NotConfiguredError(ClusterError):
     """A process was asked to work before the controller told it its settings: right after its restart."""
 
 
+class StaleCollectorError(ClusterError):
+    """A collector asked that has been replaced: what it takes for true about owners is so no more."""
+
+
 class StartError(ClusterError):
     """The service cannot start; the message says what is in the way and how to mend it."""

@@ -5,6 +5,7 @@ Nothing here imports ray before the environment is set: Ray reads it when it is 
 
 import os
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cluster.errors import StartError
@@ -114,6 +115,18 @@ def create_actor(actor_class: type, name: str, *, slot: str = "", **options: Any
         **({"resources": {slot: 1}} if slot and slots(slot) else {}),
         **options,
     ).remote(name)
+
+
+def wait_for(calls: Sequence[Any], timeout_s: float) -> list[Any]:
+    """Block this thread until all calls are answered.
+
+    Raises:
+        Exception: what the first of them raised that failed, or that they took longer than ``timeout_s``.
+    """
+    import ray  # noqa: PLC0415
+
+    answers: list[Any] = ray.get(list(calls), timeout=timeout_s)
+    return answers
 
 
 def kill(actor: Any) -> None:

@@ -41,6 +41,7 @@ from tenants.settings.in_force import OverridesChange, OverridesInForce
 from tenants.settings.runtime_file import RuntimeFile
 from tenants.settings.service_config import ServiceConfig
 from tenants.store.database import Database
+from tenants.store.errors import StoreError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -122,7 +123,7 @@ class MillraceService:
             await self._settings.tell()
         except Exception as error:
             cause = ray_compat.raised_in_actor(error)
-            if isinstance(cause, CannotListenError | StartError):
+            if isinstance(cause, CannotListenError | StartError | StoreError):
                 raise StartError(str(cause)) from None
             raise
 

@@ -1,69 +1,116 @@
 """The shard host: a threaded actor around the shards of many tenants."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import ray
 
-from cluster.errors import NotConfiguredError
+from cluster import ray_compat
+from cluster.errors import NotConfiguredError, StaleCollectorError
 from cluster.log_setup import set_up_logging
 from cluster.measurements import MAX_MEASURED_TENANTS, OTHER_TENANTS, Measurements, per_tenant
 from cluster.placement import Routes
 from tenants.identity.tenant_id import TenantId
-from tenants.processing.flush_record import Acknowledgements, Pulled
+from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Place, Pulled, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook, Put
-from tenants.processing.shard_set import FrameGroup, ShardSet
+from tenants.processing.shard_set import ShardSet
 from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
 
-_FIGURES = ("entities", "open_edges", "outbox_records", "state_bytes")
+# The figure of a shard, and the metric that it adds to.
+_FIGURES = {
+    "entities": "millrace_shard_entities",
+    "open_edges": "millrace_shard_open_edges",
+    "fingerprints": "millrace_shard_fingerprints",
+    "fingerprints_dropped": "millrace_shard_fingerprints_dropped_total",
+    "outbox_records": "millrace_shard_outbox_records",
+    "state_bytes": "millrace_shard_state_bytes",
+}
+
+_CLAIM_TIMEOUT_S = 10.0
+"""Longest that frames wait for a claim. Beyond it they are not counted, and come again."""
 
 
 class ShardHost:
     """Counts frames for the shards placed on it, and hands records to the collectors that pull them.
 
-    State held: all shards, in memory. When the process dies, what no collector has acknowledged is lost; Ray restarts
-    it empty, and the controller configures it anew. ``configure``, ``put_overrides`` and ``pull`` may be repeated;
-    ``ingest`` counts again when it is. Called from several threads at once: ingestion, pulls and control each have
-    their own, so that a flood of frames delays neither.
+    State held: all shards, in memory. When the process dies, Ray restarts it empty and the controller configures it
+    anew; it claims each shard from the collector, which knows it as of the last record that was journalled, and
+    gateways send again what came later. Every method may be repeated: a request is counted once. Called from several
+    threads at once: ingestion, pulls and control each have their own, so that a flood of frames delays neither.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._shards: ShardSet | None = None
         self._routes: Routes | None = None
+        self._collectors: Mapping[str, Any] = {}
+        self._incarnations: dict[str, int] = {}
 
     @ray.method(concurrency_group="control")
-    def configure(self, config: ServiceConfig, routes: Routes, overrides: OverridesChange) -> None:
-        """Begin to work, or go on with newer routes and overrides; ``overrides`` is the whole."""
+    def configure(
+        self, config: ServiceConfig, routes: Routes, collectors: Mapping[str, Any], overrides: OverridesChange
+    ) -> None:
+        """Begin to work, or go on with newer routes and overrides.
+
+        Args:
+            config: the service configuration.
+            routes: who owns which tenant.
+            collectors: handles of all collectors, by name.
+            overrides: the whole.
+        """
         set_up_logging(config.log, self._name)
+        # Before the shards: they claim as soon as they are here.
+        self._routes, self._collectors = routes, collectors
         if self._shards is None:
             book = ProfileBook(config)
             book.put_overrides(overrides)
-            self._shards = ShardSet(book, time.time_ns)
+            self._shards = ShardSet(book, self._claim, time.time_ns)
         self._shards.book.put_overrides(overrides)
-        self._routes = routes
 
     @ray.method(concurrency_group="control")
     def put_overrides(self, change: OverridesChange) -> bool:
         """Put newer overrides in force; false if the version that they change is not here."""
         return self._configured().book.put_overrides(change) is not Put.LACKS_BASE
 
-    def ingest(self, group: FrameGroup) -> tuple[int, ...]:
+    def ingest(self, group: FrameGroup) -> tuple[Place | None, ...]:
         """Count every frame of the group; answers when that is done.
 
         Returns:
-            Positions of the frames that could not be counted.
+            For each frame the flush record that will hold it, None if it could not be counted.
 
         Raises:
             NotConfiguredError: nothing was counted.
         """
         return self._configured().apply(group)
 
+    def adopt(self, keys: Sequence[ShardKey]) -> None:
+        """Begin these shards, though no frame has come for them: something waits in them."""
+        self._configured().begin(keys)
+
+    @ray.method(concurrency_group="control")
+    def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
+        """Return the last journalled record of each of these shards that is here."""
+        return self._configured().durable(keys)
+
     @ray.method(concurrency_group="pull")
-    def pull(self, collector: str, incarnation: int, acknowledged: Acknowledgements) -> Pulled:
-        """Return what the collector's tenants counted and it has not acknowledged."""
+    def pull(
+        self,
+        collector: str,
+        incarnation: int,
+        acknowledged: Acknowledgements,
+        fenced: Sequence[tuple[ShardKey, int]],
+    ) -> Pulled:
+        """Return what the collector's tenants counted and it has not acknowledged.
+
+        Raises:
+            StaleCollectorError: a later process of this collector has been here.
+        """
+        self._check(collector, incarnation)
         shards, routes = self._configured(), self._routes
         if routes is None:
             raise NotConfiguredError(self._name)
@@ -71,13 +118,19 @@ class ShardHost:
         def owns(tenant: TenantId) -> bool:
             return routes.collector_of(tenant) == collector
 
-        return shards.pull(collector, incarnation, acknowledged, owns)
+        return shards.pull(acknowledged, fenced, owns)
 
-    @ray.method(concurrency_group="control")
-    def close_edges(self) -> None:
-        """Let every half edge go: no more spans will come."""
-        if self._shards is not None:
-            self._shards.close_edges()
+    @ray.method(concurrency_group="pull")
+    def release(
+        self, collector: str, incarnation: int, owned: Sequence[tuple[ShardKey, int]]
+    ) -> tuple[FlushRecord, ...]:
+        """Count no more for these shards in these epochs, for others take them over; return what they counted last.
+
+        Raises:
+            StaleCollectorError: a later process of this collector has been here.
+        """
+        self._check(collector, incarnation)
+        return self._configured().release(owned)
 
     @ray.method(concurrency_group="control")
     def is_configured(self) -> bool:
@@ -101,10 +154,26 @@ class ShardHost:
             ("millrace_settings_version", (), self._shards.book.version),
         ]
         for figure, tenants in totals.items():
-            measured += per_tenant(f"millrace_shard_{figure}", tenants.items())
+            measured += per_tenant(_FIGURES[figure], tenants.items())
         return measured
 
     def _configured(self) -> ShardSet:
         if self._shards is None:
             raise NotConfiguredError(self._name)
         return self._shards
+
+    def _check(self, collector: str, incarnation: int) -> None:
+        newest = self._incarnations[collector] = max(incarnation, self._incarnations.get(collector, 0))
+        if incarnation < newest:
+            raise StaleCollectorError(collector)
+
+    def _claim(self, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+        """Ask the collectors for these ranges; called from the threads of ingestion."""
+        if self._routes is None:
+            raise NotConfiguredError(self._name)
+        by_collector: defaultdict[str, list[ShardKey]] = defaultdict(list)
+        for key in keys:
+            by_collector[self._routes.collector_of(key.tenant)].append(key)
+        claims = [self._collectors[name].claim.remote(self._name, asked) for name, asked in by_collector.items()]
+        answers: list[dict[ShardKey, Claimed]] = ray_compat.wait_for(claims, _CLAIM_TIMEOUT_S)
+        return {key: claimed for answer in answers for key, claimed in answer.items()}

@@ -43,6 +43,10 @@ def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measuremen
     """Measure everything that the collector knows about the tenant."""
     measured: Measurements = [
         ("millrace_records_merged_total", (tenant,), snapshot.records),
+        ("millrace_records_fenced_total", (tenant,), snapshot.fenced_records),
+        ("millrace_shard_ranges_owned", (tenant,), snapshot.shards["owned"]),
+        ("millrace_mirror_open_edges", (tenant,), snapshot.shards["open_edges"]),
+        ("millrace_mirror_state_bytes", (tenant,), snapshot.shards["state_bytes"]),
         ("millrace_registry_collections_total", (tenant,), snapshot.collections),
         ("millrace_registry_collection_seconds_total", (tenant,), snapshot.collection_s),
         ("millrace_storage_remote_write_update_failed_total", (tenant,), snapshot.endpoint_update_failures),

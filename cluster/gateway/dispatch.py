@@ -5,13 +5,14 @@ tenancy policy beyond the tenant's profile, and does not know how the call is ma
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane, SentFrame
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.gateway.retention import Retained
 from cluster.gateway.tenant_tally import TenantTally
 from cluster.measurements import Measurements
 from cluster.placement import Routes
@@ -23,12 +24,7 @@ from tenants.limits.rate import Random
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.long_lived import keep_what_is_there
 from tenants.processing.profile import ProfileBook, Put, TenantProfile
-from tenants.processing.shard_set import FrameGroup
 from tenants.settings.in_force import OverridesChange
-
-Send = Callable[[FrameGroup], Awaitable[Collection[int]]]
-"""Carry a group to a host; returns when it is counted, with the positions of the frames that could not be; raises if
-that is not known."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -38,149 +34,66 @@ MAX_DELAYED_BYTES = 64 << 20
 MAX_QUEUED_BYTES = 64 << 20
 """Bytes of frames that wait or are on their way. Beyond it requests are refused; those being split still come in."""
 
-_CALLS_IN_FLIGHT = 3
-_CALL_TIMEOUT_S = 20.0
+MAX_RETAINED_BYTES = 256 << 20
+"""Default of ``cluster.retained_bytes``."""
+
+_DURABLE_TIMEOUT_S = 30.0
+"""Longest a request waits to be journalled, where its tenant wants that."""
+
 _RETRY_AFTER_S = 1.0
 _SPLIT_IN_THREAD_BYTES = 1 << 20
 _TENANTS_AT_A_TIME = 20
 """Tenants whose settings are resolved before requests have their turn again: 0.1 ms each."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupBounds:
-    """When a group is complete.
-
-    Attributes:
-        max_bytes: it is sent when it holds this many.
-        wait_s: it is sent when its first frame has waited this long.
-    """
-
-    max_bytes: int
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    key: ShardKey
-    frame: bytes
-    is_counted: asyncio.Future[bool]
-
-
-class HostLane:
-    """The way to one shard host: frames wait for company, a few groups are in flight. One event loop owns it."""
-
-    def __init__(self, name: str, send: Send, bounds: GroupBounds, *, call_timeout_s: float = _CALL_TIMEOUT_S) -> None:
-        self.name = name
-        self.queued_bytes = 0
-        self.groups = 0
-        self.failures = 0
-        self._send = send
-        self._bounds = bounds
-        self._call_timeout_s = call_timeout_s
-        self._credits = asyncio.Semaphore(_CALLS_IN_FLIGHT)
-        self._frames: list[_Waiting] = []
-        self._bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_failing = False
-
-    def add(self, key: ShardKey, frame: bytes) -> asyncio.Future[bool]:
-        """Queue one frame; the future tells whether the host has counted it. Cancelling it stops nothing."""
-        loop = asyncio.get_running_loop()
-        if not self._frames:
-            self._timer = loop.call_later(self._bounds.wait_s, self._close_group)
-        # One for each frame: a client that goes away cancels its own, and the others of the group do not notice.
-        is_counted = loop.create_future()
-        self._frames.append(_Waiting(key, frame, is_counted))
-        self._bytes += len(frame)
-        self.queued_bytes += len(frame)
-        if self._bytes >= self._bounds.max_bytes:
-            self._close_group()
-        return is_counted
-
-    def _close_group(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        frames, size = self._frames, self._bytes
-        self._frames, self._bytes, self._timer = [], 0, None
-        task = asyncio.get_running_loop().create_task(self._deliver(frames, size))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _deliver(self, frames: list[_Waiting], size: int) -> None:
-        # Until the host has answered nothing is known to be counted, also if this task is cancelled.
-        uncounted: Collection[int] = range(len(frames))
-        try:
-            # The wait for a place counts too: whoever waits behind a host that hangs gets an answer in time.
-            async with asyncio.timeout(self._call_timeout_s), self._credits:
-                # Whose client is gone by now will come again.
-                frames = [waiting for waiting in frames if not waiting.is_counted.cancelled()]
-                if frames:
-                    uncounted = await self._call(frames)
-        except Exception as error:  # noqa: BLE001  (whatever it was, the clients are told to send again)
-            self._on_failed(f"{type(error).__name__}: {error}"[:300])
-        finally:
-            self.queued_bytes -= size
-            for position, waiting in enumerate(frames):
-                if not waiting.is_counted.done():
-                    waiting.is_counted.set_result(position not in uncounted)
-
-    async def _call(self, frames: list[_Waiting]) -> Collection[int]:
-        self.groups += 1
-        shards = tuple((waiting.key, len(waiting.frame)) for waiting in frames)
-        uncounted = await self._send(FrameGroup(shards, b"".join(waiting.frame for waiting in frames)))
-        if self._is_failing:
-            self._is_failing = False
-            log.info("shard host answers again", host=self.name, failures=self.failures)
-        return uncounted
-
-    def _on_failed(self, problem: str) -> None:
-        self.failures += 1
-        # Once, not for each of a hundred groups a second; the counter has the rest.
-        if not self._is_failing:
-            log.warning("calls to shard host fail", host=self.name, error=problem)
-        self._is_failing = True
-
-
 class Dispatcher:
     """Takes requests for the receivers (:class:`cluster.gateway.intake.Intake`). One event loop owns it.
 
-    Holds only what is in flight, and the tokens of tenants' rates. A request is answered when every host concerned has
-    counted its frames; if one of them cannot be asked, the client is told to send all of it again, and the request has
-    cost its tokens nevertheless.
+    A request is answered when every host concerned has counted its frames, or, where the tenant's
+    ``ingestion.acknowledge`` is ``durable``, when they are journalled; if one of them cannot be asked, the client is
+    told to send all of it again, and the request has cost its tokens nevertheless. What was counted already is known by
+    the request's fingerprint.
+
+    State held: what is in flight, frames that no journal holds yet, and the tokens of tenants' rates. Lost with the
+    process: what was counted is safe with the hosts, and clients send again what was not answered.
 
     Args:
         book: the tenants' settings.
         routes: where a shard is.
-        sends: the ways to the shard hosts, by name.
+        hosts: how the shard hosts are called, by name.
         bounds: when a group of frames is complete.
+        poll_s: time between two looks at what is journalled.
         clock_ns: the time of day.
         monotonic_ns: a clock that never goes back.
         random: spreads what clients would otherwise do at once.
         gateways: how many gateways share the rates whose strategy is global.
         max_queued_bytes: see :data:`MAX_QUEUED_BYTES`.
         max_delayed_bytes: see :data:`MAX_DELAYED_BYTES`.
+        max_retained_bytes: frames that no journal holds yet; beyond it requests are refused.
     """
 
     def __init__(
         self,
         book: ProfileBook,
         routes: Routes,
-        sends: Mapping[str, Send],
+        hosts: Mapping[str, HostCalls],
         bounds: GroupBounds,
         clock_ns: Callable[[], int],
         *,
+        poll_s: float,
         monotonic_ns: Callable[[], int],
         random: Random,
         gateways: int,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
         max_delayed_bytes: int = MAX_DELAYED_BYTES,
+        max_retained_bytes: int = MAX_RETAINED_BYTES,
     ) -> None:
         self.book = book
         self._routes = routes
         self._clock_ns = clock_ns
         self._max_queued_bytes = max_queued_bytes
-        self._lanes = {name: HostLane(name, send, bounds) for name, send in sends.items()}
+        self._max_retained_bytes = max_retained_bytes
+        self._lanes = {name: HostLane(name, calls, bounds, self._replay, poll_s) for name, calls in hosts.items()}
         self._tally = TenantTally()
         self._monotonic_ns = monotonic_ns
         self._admission = Admission(random, gateways)
@@ -235,6 +148,8 @@ class Dispatcher:
         """Refuse what must not come in. What is refused for the hosts' sake costs the tenant no tokens."""
         if self._queued_bytes > self._max_queued_bytes:
             return Refused(RefusalReason.OVERLOADED, "the shard hosts do not keep up", _RETRY_AFTER_S)
+        if self._retained_bytes > self._max_retained_bytes:
+            return Refused(RefusalReason.OVERLOADED, "the journal does not keep up", _RETRY_AFTER_S)
         settings = profile.settings
         refused = self._admission.admit(settings, len(body), self._monotonic_ns())
         if refused is None:
@@ -252,12 +167,17 @@ class Dispatcher:
                 split = _engine.split(*arguments, skip_generation=skip_generation)
         except _engine.MalformedRequest as error:
             return Refused(RefusalReason.MALFORMED, str(error))
-        outcomes = [
-            self._lanes[self._routes.host_of(tenant, index)].add(ShardKey(tenant, index, count), frame)
+        fingerprint = split.fingerprint
+        sent = [
+            self._send(ShardKey(tenant, index, count), (index, count), fingerprint, frame)
             for index, frame in split.frames
         ]
-        if outcomes and not all(await asyncio.gather(*outcomes)):
+        if sent and not all(await asyncio.gather(*(frame.is_counted for frame in sent))):
             return Refused(RefusalReason.UNAVAILABLE, "a shard host is restarting; send it again", _RETRY_AFTER_S)
+        if sent and profile.settings.ingestion.acknowledge == "durable" and not await _are_durable(sent):
+            return Refused(
+                RefusalReason.UNAVAILABLE, "it is counted, but not journalled; send it again", _RETRY_AFTER_S
+            )
         self._tally.count(tenant, len(body), split)
         # Asked again: they may have changed while the request was under way.
         settings = self.book.get(tenant).settings
@@ -265,6 +185,25 @@ class Dispatcher:
         # Whoever wants no metrics need not be told that there are none.
         has_news = not split.rejected and not skip_generation
         return _answer(split, self._admission.warning(settings, self._monotonic_ns()) if has_news else "")
+
+    def _send(self, key: ShardKey, made_for: tuple[int, int], fingerprint: bytes, frame: bytes) -> SentFrame:
+        return self._lanes[self._routes.host_of(key.tenant, key.index)].add(key, made_for, fingerprint, frame)
+
+    async def _replay(self, retained: Retained) -> bool:
+        """Send a lost frame to whoever has its range now; each takes the rows of its own range."""
+        tenant = retained.key.tenant
+        made_for = ShardKey(tenant, *retained.made_for)
+        count = self.book.get(tenant).settings.shards
+        keys = [key for index in range(count) if (key := ShardKey(tenant, index, count)).overlaps(made_for)]
+        sent = [self._send(key, retained.made_for, retained.fingerprint, retained.frame) for key in keys]
+        is_counted = all(await asyncio.gather(*(frame.is_counted for frame in sent)))
+        if is_counted:
+            _when_durable(sent, retained.is_durable)
+        return is_counted
+
+    @property
+    def _retained_bytes(self) -> int:
+        return sum(lane.retention.size_bytes for lane in self._lanes.values())
 
     @property
     def _queued_bytes(self) -> int:
@@ -280,7 +219,29 @@ class Dispatcher:
         for lane in self._lanes.values():
             measured.append(("millrace_dispatch_groups_total", (lane.name,), lane.groups))
             measured.append(("millrace_dispatch_failures_total", (lane.name,), lane.failures))
+            measured.append(("millrace_retained_bytes", (lane.name,), lane.retention.size_bytes))
+            measured.append(("millrace_replayed_frames_total", (lane.name,), lane.replayed))
         return measured + self._tally.measure()
+
+
+async def _are_durable(sent: Sequence[SentFrame]) -> bool:
+    # Shielded by wait: a request that gives up must not take the futures along.
+    _, pending = await asyncio.wait([frame.is_durable for frame in sent], timeout=_DURABLE_TIMEOUT_S)
+    return not pending
+
+
+def _when_durable(sent: Sequence[SentFrame], is_durable: asyncio.Future[None]) -> None:
+    """Set ``is_durable`` when all of these are."""
+    waiting = len(sent)
+
+    def settle(_: asyncio.Future[None]) -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting and not is_durable.done():
+            is_durable.set_result(None)
+
+    for frame in sent:
+        frame.is_durable.add_done_callback(settle)
 
 
 async def _spans(body: bytes) -> int:

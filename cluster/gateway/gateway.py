@@ -10,7 +10,8 @@ from typing import Any
 import structlog
 
 from cluster.gateway.body_budget import BodyBudget
-from cluster.gateway.dispatch import Dispatcher, GroupBounds, Send
+from cluster.gateway.dispatch import Dispatcher
+from cluster.gateway.host_lane import GroupBounds, HostCalls
 from cluster.gateway.intake import ReceiverLimits, Reception
 from cluster.gateway.otlp_grpc import OtlpGrpcReceiver
 from cluster.gateway.otlp_http import OtlpHttpReceiver
@@ -23,8 +24,9 @@ from tenants.identity.authenticator import Authenticator
 from tenants.identity.identification import Identification
 from tenants.identity.tenant_id import TenantId
 from tenants.identity.token_table import TokenTable
+from tenants.processing.flush_record import Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
-from tenants.processing.shard_set import FrameGroup
 from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
 
@@ -87,17 +89,19 @@ class Gateway:
         if self._dispatcher is None:
             book = ProfileBook(config)
             bounds = GroupBounds(config.cluster.group_bytes, config.cluster.group_wait.seconds)
-            sends = {name: _send_to(host) for name, host in hosts.items()}
+            calls = {name: _calls_of(host) for name, host in hosts.items()}
             self._dispatcher = Dispatcher(
                 book,
                 routes,
-                sends,
+                calls,
                 bounds,
                 time.time_ns,
+                poll_s=config.cluster.flush_interval.seconds,
                 monotonic_ns=time.monotonic_ns,
                 random=random.random,
                 gateways=gateways,
                 max_delayed_bytes=_BODIES_DELAYED * config.cluster.max_request_bytes,
+                max_retained_bytes=config.cluster.retained_bytes,
             )
         self._dispatcher.put_gateways(gateways)
         await self._dispatcher.put_overrides(overrides)
@@ -175,9 +179,13 @@ class Gateway:
         return Ports(grpc_port, http_port)
 
 
-def _send_to(host: Any) -> Send:
-    async def send(group: FrameGroup) -> Collection[int]:
-        uncounted: tuple[int, ...] = await host.ingest.remote(group)
-        return uncounted
+def _calls_of(host: Any) -> HostCalls:
+    async def send(group: FrameGroup) -> Sequence[Place | None]:
+        places: tuple[Place | None, ...] = await host.ingest.remote(group)
+        return places
 
-    return send
+    async def durable(keys: Collection[ShardKey]) -> Mapping[ShardKey, Place]:
+        places: dict[ShardKey, Place] = await host.durable.remote(keys)
+        return places
+
+    return HostCalls(send, durable)

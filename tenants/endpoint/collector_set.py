@@ -4,54 +4,141 @@ What ails one tenant stays with it: the others are merged, collected and measure
 """
 
 import asyncio
-from collections.abc import Collection, Hashable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
-from tenants import _engine
+from tenants.endpoint.recovery import Recovered, recover
 from tenants.endpoint.surroundings import Surroundings
-from tenants.endpoint.tenant_collector import TenantCollector, TenantCollectorSnapshot
+from tenants.endpoint.tenant_collector import Release, TenantCollector, TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
+from tenants.journal.entries import BeginEntry
+from tenants.journal.errors import JournalBacklogFull, JournalDamaged
+from tenants.journal.store import JournalStore
+from tenants.journal.writer import JournalWriter
+from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, ShardKey
 from tenants.processing.profile import ProfileBook
+from tenants.processing.tenant_state import TenantState
 
 _TENANTS_AT_A_TIME = 100
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
-class CollectorSet:
-    """The tenants of one process, each begun by its first record. One event loop owns it.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of the records of one pull.
 
-    All state is in memory and lost with the process.
+    Attributes:
+        futures: done when the records that were taken are in force; the others come again.
+        fenced: shards, with their epochs, that do not own their ranges: they may be forgotten.
     """
 
-    def __init__(self, book: ProfileBook, around: Surroundings) -> None:
+    futures: tuple[asyncio.Future[None], ...]
+    fenced: tuple[tuple[ShardKey, int], ...]
+
+
+class CollectorSet:
+    """The tenants of one process, each begun by the first claim of one of its shards. One event loop owns it.
+
+    State held: that of the tenants, which the journal has too.
+    """
+
+    def __init__(self, book: ProfileBook, around: Surroundings, journal: JournalWriter, release: Release) -> None:
         self.book = book
         self._around = around
+        self._journal = journal
+        self._release = release
         self._tenants: dict[TenantId, TenantCollector] = {}
+        self._damaged: dict[TenantId, str] = {}
 
-    def merge(self, tenant: TenantId, source: Hashable, data: bytes) -> bool:
-        """Add one record of the tenant's shard that ``source`` stands for.
+    @property
+    def damaged(self) -> Mapping[TenantId, str]:
+        """Tenants whose journal cannot be read, and why: nothing is counted for them until it is mended."""
+        return self._damaged
 
-        Returns:
-            False if that is not possible just now: nothing was added, and the record has to come again.
+    async def recover(self, store: JournalStore) -> None:
+        """Go on with every tenant that the journal knows; call before anything else.
 
         Raises:
-            MalformedFrame: the record cannot be read, now or later.
+            StoreError: the journal cannot be read at all.
         """
-        try:
-            collector = self._tenants.get(tenant) or self._begin(tenant)
-            return collector.merge(source, data)
-        except _engine.MalformedFrame:
-            raise
-        except Exception:
-            log.exception("flush record could not be merged, it has to wait", tenant=str(tenant))
-            return False
+        for tenant in await asyncio.to_thread(store.tenants):
+            profile = self.book.get(tenant)
+            try:
+                recovered: Recovered = await asyncio.to_thread(recover, store, tenant, profile.settings)
+            except JournalDamaged as error:
+                self._damaged[tenant] = str(error)
+                log.critical("tenant cannot go on, its journal is damaged", tenant=str(tenant), problem=str(error))
+                continue
+            collector = self._collector(tenant, recovered.state)
+            collector.start(recovered.undelivered)
+        if self._tenants:
+            log.info("tenants go on from the journal", tenants=len(self._tenants), damaged=len(self._damaged))
 
-    def forget_source(self, tenant: TenantId, source: Hashable) -> None:
-        """Drop what is only needed to read records of a shard that is gone; its series stay."""
-        if tenant in self._tenants:
-            self._tenants[tenant].forget_source(source)
+    def acknowledged(self, host: str) -> Acknowledgements:
+        """Return the last record in force of each shard that a host owns."""
+        return {key: place for collector in self._tenants.values() for key, place in collector.acknowledged(host)}
+
+    def orphans(self) -> list[ShardKey]:
+        """Return the shards that somebody has to begin, because half edges wait in their ranges and nobody counts."""
+        return [key for collector in self._tenants.values() for key in collector.orphans()]
+
+    def take(self, records: Iterable[FlushRecord]) -> Taken:
+        """Journal and merge records, each shard's in order.
+
+        Raises:
+            StoreError: nothing can be journalled any more.
+        """
+        by_tenant: defaultdict[TenantId, list[FlushRecord]] = defaultdict(list)
+        for record in records:
+            by_tenant[record.key.tenant].append(record)
+        futures: list[asyncio.Future[None]] = []
+        fenced: dict[tuple[ShardKey, int], None] = {}
+        for tenant, own in by_tenant.items():
+            collector = self._tenants.get(tenant)
+            void = [record for record in own if collector is None or collector.is_fenced(record)]
+            fenced |= dict.fromkeys((record.key, record.place.epoch) for record in void)
+            if collector is None:
+                continue
+            try:
+                futures += collector.take(own)
+            except JournalBacklogFull:
+                # The shards keep their records, and go on counting in place.
+                break
+        return Taken(tuple(futures), tuple(fenced))
+
+    async def claim(self, host: str, keys: Iterable[ShardKey]) -> dict[ShardKey, Claimed]:
+        """Give ranges to a shard host; those that are missing in the answer cannot be had now."""
+        by_tenant: defaultdict[TenantId, list[ShardKey]] = defaultdict(list)
+        for key in keys:
+            by_tenant[key.tenant].append(key)
+        answers = await asyncio.gather(
+            *(self._claim(tenant, host, own) for tenant, own in by_tenant.items()), return_exceptions=True
+        )
+        claimed: dict[ShardKey, Claimed] = {}
+        for tenant, answer in zip(by_tenant, answers, strict=True):
+            if isinstance(answer, BaseException):
+                log.error("shards could not be claimed", tenant=str(tenant), exc_info=answer)
+            else:
+                claimed |= answer
+        return claimed
+
+    async def _claim(self, tenant: TenantId, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+        if tenant in self._damaged:
+            return {}
+        collector = self._tenants.get(tenant) or self._begin(tenant)
+        return await collector.claim(host, keys)
+
+    async def let_go(self, host: str, gone: Iterable[tuple[ShardKey, int]]) -> None:
+        """Note that a host does not count for these shards, in these epochs, any more."""
+        by_tenant: defaultdict[TenantId, list[tuple[ShardKey, int]]] = defaultdict(list)
+        for key, epoch in gone:
+            by_tenant[key.tenant].append((key, epoch))
+        collectors = [(self._tenants[tenant], own) for tenant, own in by_tenant.items() if tenant in self._tenants]
+        await asyncio.gather(*(collector.let_go(host, own) for collector, own in collectors))
 
     async def use_overrides(self, changed: Collection[str] | None) -> None:
         """Put the book's overrides in force for the tenants that are here: those that may have changed, None: all."""
@@ -66,12 +153,13 @@ class CollectorSet:
                 await asyncio.sleep(0)
 
     async def end_finished(self) -> None:
-        """Let go of the tenants that generate nothing any more and have sent everything."""
+        """Let go of the tenants that generate nothing any more and have sent everything, and of their journal."""
         for tenant, collector in list(self._tenants.items()):
             try:
                 if collector.is_finished:
                     del self._tenants[tenant]
                     await collector.close()
+                    await self._journal.forget(tenant)
                     log.info("tenant ended", tenant=str(tenant))
             except Exception:
                 log.exception("tenant could not be ended", tenant=str(tenant))
@@ -97,8 +185,16 @@ class CollectorSet:
         return figures
 
     def _begin(self, tenant: TenantId) -> TenantCollector:
-        collector = TenantCollector(self.book.get(tenant), self._around)
+        profile = self.book.get(tenant)
+        entry = BeginEntry(profile.plan_text, self._around.clock.now_ms())
+        # Nobody sees the state before the claim that brought it about is committed, behind this.
+        self._journal.submit(tenant, entry, lambda: None)
+        collector = self._collector(tenant, TenantState(tenant, entry))
         collector.start()
-        self._tenants[tenant] = collector
         log.info("tenant begins", tenant=str(tenant))
+        return collector
+
+    def _collector(self, tenant: TenantId, state: TenantState) -> TenantCollector:
+        collector = TenantCollector(state, self.book.get(tenant), self._around, self._journal, self._release)
+        self._tenants[tenant] = collector
         return collector

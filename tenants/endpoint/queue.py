@@ -27,6 +27,11 @@ class BatchQueue:
         return len(self._batches)
 
     @property
+    def oldest(self) -> Batch | None:
+        """The batch that would be taken next."""
+        return self._batches[0] if self._batches else None
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of the bodies that wait."""
         return self._bytes

@@ -134,6 +134,12 @@ class EndpointSender:
         self._counters.state = EndpointState.CLOSED
         self._settled.set()
 
+    @property
+    def oldest_pending_ms(self) -> int | None:
+        """Timestamp of the oldest batch that waits or is in flight; None if there is none."""
+        oldest = self._in_flight or self._queue.oldest
+        return None if oldest is None else oldest.timestamp_ms
+
     def snapshot(self) -> EndpointCounters:
         """Return the counters as they are now; the copy does not change any more."""
         in_flight = self._in_flight

@@ -1,26 +1,42 @@
-"""Everything that one tenant's metrics need behind the shards: its registry, its rhythm, its way out.
+"""Everything that one tenant's metrics need behind the shards: its state, its rhythm, its way out.
 
-Knows neither Ray nor other tenants. One event loop owns it; encoding runs in a thread, so that a big tenant does not
-hold up the others.
+Whatever changes the state is journalled first, so that who comes after this process goes on with the same. Knows
+neither Ray nor other tenants. One event loop owns it; encoding runs in a thread, so that a big tenant does not hold up
+the others.
 """
 
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from tenants import _engine
-from tenants.endpoint.batch import Batch
 from tenants.endpoint.collection import CollectionSchedule
+from tenants.endpoint.collection_encoder import CollectionEncoder, Encoded
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.endpoint_settings import endpoint_configs, max_samples, relabellings
+from tenants.endpoint.endpoint_settings import endpoint_configs
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnapshot
+from tenants.journal.entries import ClaimEntry, CollectEntry, Entry, PlanEntry, RecordEntry, ReleaseEntry
+from tenants.journal.writer import JournalWriter
+from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
 from tenants.processing.profile import TenantProfile
+from tenants.processing.tenant_state import TenantState
 from tenants.settings.tenant_settings import TenantSettings
+
+Release = Callable[[str, Sequence[tuple[ShardKey, int]]], Awaitable[Sequence[FlushRecord]]]
+"""Ask a shard host, by name, to count no more for these shards in these epochs, and to hand over what they counted
+last; nothing if it does not answer: then its shards are void from now on."""
+
+MIN_CHECKPOINT_BYTES = 4 << 20
+"""A journal smaller than this is not worth a checkpoint."""
+
+UNDELIVERED_ENTRIES = 8
+"""How many times larger a journal may grow while collections wait to be delivered."""
 
 _Figures = tuple[dict[str, int], dict[str, tuple[int, int]], tuple[list[tuple[float, int]], float]]
 
@@ -46,6 +62,9 @@ class TenantCollectorSnapshot:
         relabel_left_out: series that rules of endpoints made impossible to send, over all collections, by reason.
         drain_tokens_per_line: of the span names that patterns were sought for: upper bounds with cumulative counts,
             and the sum.
+        shards: figures of what is kept for the successors of its shards, and ``owned``: ranges that somebody counts
+            for.
+        fenced_records: records of shards that had lost their range: what is in them came again.
     """
 
     registry: dict[str, int]
@@ -60,73 +79,191 @@ class TenantCollectorSnapshot:
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     relabel_left_out: dict[str, int] = field(default_factory=dict)
     drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(default_factory=lambda: ([(math.inf, 0)], 0.0))
+    shards: dict[str, int] = field(default_factory=dict)
+    fenced_records: int = 0
 
 
 class TenantCollector:
-    """Merges records and sends the series at the tenant's interval.
+    """Journals and merges records, and sends the series at the tenant's interval.
 
-    State held: the cumulative registry and the queues of the endpoints, in memory. Whoever owns the tenant after this
-    process died starts from nothing, which receivers see as a counter reset.
+    State held: the tenant's state, which the journal has too, and the queues of the endpoints, in memory. Whoever owns
+    the tenant after this process died has the same state, and encodes again what was not delivered.
+
+    Args:
+        state: of the tenant, new or from the journal.
+        profile: the settings.
+        around: what it needs from outside.
+        journal: where every change goes first.
+        release: how shards are taken from their hosts.
     """
 
-    def __init__(self, profile: TenantProfile, around: Surroundings) -> None:
+    def __init__(
+        self,
+        state: TenantState,
+        profile: TenantProfile,
+        around: Surroundings,
+        journal: JournalWriter,
+        release: Release,
+    ) -> None:
         now_ms = around.clock.now_ms()
         settings = profile.settings
         self.tenant = settings.tenant
         self._profile = profile
         self._around = around
-        self._registry = _engine.Registry(profile.plan, now_ms)
+        self._state = state
+        self._journal = journal
+        self._release = release
         self._schedule = CollectionSchedule(
-            str(self.tenant), settings.collection_interval.seconds, now_ms, last_timestamp_ms=now_ms
+            str(self.tenant), settings.collection_interval.seconds, now_ms, last_timestamp_ms=state.collected_at_ms
         )
         self._endpoint_update_failures = 0
         self._endpoint = TenantEndpoint(str(self.tenant), self._usable_endpoints(settings), around)
-        self._sources: dict[Hashable, int] = {}
-        self._next_source = 0
+        self._encoder = CollectionEncoder()
         self._collections = 0
         self._collections_failed = {"other": 0}
         self._collection_s = 0.0
-        self._relabel: dict[str, _engine.Relabel | None] = {}
-        self._relabel_left_out = dict.fromkeys(("collision", "without_name", "too_large"), 0)
         self._records = 0
         # What the registry goes on with after the next collection, which does not wait for its time: what was counted
         # under the former plan is sent before any of its series ends.
-        self._next_plan: _engine.Plan | None = None
-        # Held while a thread encodes the registry: whatever would have to wait for it in the event loop is put off.
+        self._next: TenantProfile | None = profile if profile.plan_text != state.plan_text else None
+        # Entries that are not known to be in force.
+        self._submitted: list[asyncio.Future[None]] = []
+        # Ranges that were taken from a host: it has to hear that its last records are journalled.
+        self._former: dict[tuple[str, ShardKey], Place] = {}
+        # Held while a thread works on the state, and while several changes have to follow one another: records that
+        # come meanwhile wait with their shards.
         self._lock = asyncio.Lock()
-        self._put_off: list[Callable[[], None]] = []
         self._figures = self._read_figures()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to collect and send; call once, in the event loop that owns the tenant."""
+    def start(self, undelivered: Iterable[Encoded] = ()) -> None:
+        """Begin to collect and send; call once, in the event loop that owns the tenant.
+
+        Args:
+            undelivered: collections from before, not known to have been delivered: they are sent first, again.
+        """
         self._endpoint.start()
+        for encoded in undelivered:
+            self._queue(encoded)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def merge(self, source: Hashable, data: bytes) -> bool:
-        """Add one record of the shard that ``source`` stands for.
+    def acknowledged(self, host: str) -> Iterable[tuple[ShardKey, Place]]:
+        """Return the last record in force of each shard that the host owns."""
+        for (name, key), place in self._former.items():
+            if name == host:
+                yield key, place
+        for key, owner in self._state.owners.items():
+            if owner.host == host:
+                yield key, Place(owner.epoch, owner.sequence)
 
-        Returns:
-            False if the registry is being encoded just now: nothing was added, and the shard will send it again.
+    def orphans(self) -> set[ShardKey]:
+        """Return the shards that somebody has to begin, because half edges wait in their ranges and nobody counts."""
+        count = self._profile.settings.shards
+        return {
+            key
+            for orphan in self._state.orphans()
+            for index in range(count)
+            if (key := ShardKey(self.tenant, index, count)).overlaps(orphan)
+        }
+
+    def is_fenced(self, record: FlushRecord) -> bool:
+        """Whether who made this record does not own its range, and may as well forget it."""
+        return self._state.is_fenced(record.key, record.place)
+
+    def take(self, records: Iterable[FlushRecord]) -> list[asyncio.Future[None]]:
+        """Journal records of shards, in order, and merge them; each future is done when its record is in force.
+
+        While the state is being worked on nothing is taken: the records come again. So do those of a shard that the
+        journal has no room for.
 
         Raises:
-            MalformedFrame: nothing was added.
+            StoreError: nothing can be journalled any more.
         """
         if self._lock.locked():
-            return False
-        number = self._sources.get(source)
-        if number is None:
-            number = self._sources[source] = self._next_source
-            self._next_source += 1
-        self._registry.merge(number, data, self._around.clock.now_ms() * 1_000_000)
-        self._records += 1
-        return True
+            return []
+        return self._take(records)
 
-    def forget_source(self, source: Hashable) -> None:
-        """Drop what is only needed to read records of a shard that is gone; its series stay."""
-        number = self._sources.pop(source, None)
-        if number is not None:
-            self._when_free(lambda: self._registry.forget_source(number))
+    def _take(self, records: Iterable[FlushRecord]) -> list[asyncio.Future[None]]:
+        now_ns = self._around.clock.now_ms() * 1_000_000
+        futures = []
+        for record in records:
+            key, (epoch, sequence) = record.key, record.place
+            owner = self._state.owners.get(key)
+            if owner is None or owner.epoch != epoch or sequence <= owner.sequence:
+                continue
+            entry = RecordEntry(key.index, key.count, epoch, sequence, now_ns, _engine.durable_part(record.data))
+            futures.append(self._submit(entry, self._merging(entry, record)))
+        return futures
+
+    def _submit(self, entry: Entry, then: Callable[[], None]) -> asyncio.Future[None]:
+        future = self._journal.submit(self.tenant, entry, then)
+        self._submitted = [*(each for each in self._submitted if not each.done()), future]
+        return future
+
+    def _merging(self, entry: RecordEntry, record: FlushRecord) -> Callable[[], None]:
+        def merge() -> None:
+            try:
+                self._records += self._state.take(entry, record.data)
+            except _engine.MalformedFrame:
+                # Its shard has lost the range: gateways send the frames again.
+                log.exception("flush record cannot be read", shard=str(record.key))
+
+        return merge
+
+    async def claim(self, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+        """Give ranges to a shard host, with what their former owners left; answers when that is journalled.
+
+        Who counts for a part of them elsewhere, or under another division, is asked for its last records first.
+        """
+        async with self._lock:
+            former: defaultdict[str, set[tuple[ShardKey, int]]] = defaultdict(set)
+            for key in keys:
+                # Also from who claims: it may have begun meanwhile, if this call comes late or twice.
+                for other, owner in self._state.overlapping(key):
+                    former[owner.host].add((other, owner.epoch))
+            for name, owned in former.items():
+                await self._settled(self._take(await self._release(name, sorted(owned, key=str))))
+            for name, owned in former.items():
+                for other, epoch in owned:
+                    if (last := self._state.owners.get(other)) is not None:
+                        self._former[name, other] = Place(epoch, last.sequence)
+            claimed: dict[ShardKey, Claimed] = {}
+            now_ms = self._around.clock.now_ms()
+            futures = []
+            for key in keys:
+                epoch = self._state.next_epoch(now_ms)
+                entry = ClaimEntry(key.index, key.count, host, epoch, now_ms * 1_000_000)
+                futures.append(self._submit(entry, self._claiming(key, entry, claimed)))
+                now_ms = epoch + 1
+            await self._settled(futures)
+            return claimed
+
+    def _claiming(self, key: ShardKey, entry: ClaimEntry, claimed: dict[ShardKey, Claimed]) -> Callable[[], None]:
+        def claim() -> None:
+            claimed[key] = self._state.claim(entry)
+
+        return claim
+
+    async def let_go(self, host: str, gone: Iterable[tuple[ShardKey, int]]) -> None:
+        """Note that a host does not count for these shards, in these epochs, any more."""
+        async with self._lock:
+            futures = []
+            for key, epoch in gone:
+                if (place := self._former.get((host, key))) and place.epoch <= epoch:
+                    del self._former[host, key]
+                owner = self._state.owners.get(key)
+                if owner is not None and owner.epoch == epoch:
+                    entry = ReleaseEntry(key.index, key.count, epoch)
+                    futures.append(self._submit(entry, self._releasing(entry)))
+            await self._settled(futures)
+
+    def _releasing(self, entry: ReleaseEntry) -> Callable[[], None]:
+        return lambda: self._state.release(entry)
+
+    async def _settled(self, futures: Sequence[asyncio.Future[None]]) -> None:
+        # Shielded: who gives up waiting must not take an entry out of the journal's order.
+        for future in futures:
+            await asyncio.shield(future)
 
     def use(self, profile: TenantProfile) -> None:
         """Go on with other settings; those that did not change are not touched. Cheap if none did."""
@@ -135,7 +272,7 @@ class TenantCollector:
         if settings == former.settings:
             return
         if profile.plan_text != former.plan_text:
-            self._next_plan = profile.plan
+            self._next = profile
         self._schedule.set_interval(settings.collection_interval.seconds)
         if settings.remote_write != former.settings.remote_write:
             self._endpoint.reconfigure(self._usable_endpoints(settings))
@@ -144,7 +281,7 @@ class TenantCollector:
     @property
     def is_finished(self) -> bool:
         """Whether the tenant generates nothing, and everything it had has ended and been sent."""
-        if self._profile.settings.is_generating or self._lock.locked() or self._registry.stats()["entities"]:
+        if self._profile.settings.is_generating or self._lock.locked() or self._state.registry.stats()["entities"]:
             return False
         snapshot = self._endpoint.snapshot()
         return not any(endpoint.pending_batches for endpoint in (*snapshot.endpoints, *snapshot.retiring))
@@ -154,30 +291,71 @@ class TenantCollector:
 
         While the tenant's collection is disabled nothing is encoded or sent: series that are stale end, and the others
         go on counting.
+
+        Raises:
+            StoreError: nothing can be journalled any more; nothing was encoded.
         """
         async with self._lock:
             loop = asyncio.get_running_loop()
             started = loop.time()
-            timestamp_ms = self._schedule.begin(self._around.clock.now_ms())
-            plan, self._next_plan = self._next_plan, None
+            settings, timestamp_ms = self._profile.settings, self._schedule.begin(self._around.clock.now_ms())
+            entry = CollectEntry(timestamp_ms, self._delivered_ms(), settings.disable_collection)
             try:
-                encoded = await asyncio.to_thread(self._encode, self._profile.settings, timestamp_ms, plan)
+                # Before a sample leaves: whoever comes after this process must not be behind what was sent.
+                await self._settled([self._submit(entry, lambda: self._state.begin_collection(entry))])
+                encoded = await asyncio.to_thread(self._encode, settings, timestamp_ms)
+                await self._switch()
             except Exception:
                 self._collections_failed["other"] += 1
                 raise
             finally:
-                self._do_what_was_put_off()
                 self._collections += 1
                 self._collection_s += loop.time() - started
-            for relabel, batches in encoded.items():
-                self._endpoint.submit(batches, relabel)
+            self._queue(encoded)
+
+    async def _switch(self) -> None:
+        """Go on with other settings, if there are."""
+        profile, self._next = self._next, None
+        if profile is not None:
+            entry = PlanEntry(profile.plan_text)
+            await self._settled([self._submit(entry, lambda: None)])
+            await asyncio.to_thread(self._state.set_plan, entry, profile.plan)
+
+    async def checkpoint_if_due(self) -> None:
+        """Write the whole state into the journal, if the entries since the last time have outgrown it.
+
+        Of a collection that is not delivered yet only the entries know. They are given up when there are far too many.
+        """
+        sizes = self._journal.sizes(self.tenant)
+        due = max(MIN_CHECKPOINT_BYTES, sizes.checkpoint)
+        is_delivered = self._endpoint.oldest_pending_ms is None
+        if sizes.entries < (due if is_delivered else UNDELIVERED_ENTRIES * due):
+            return
+        async with self._lock:
+            # What was submitted before is in force only when it is committed.
+            await self._settled(self._submitted)
+            state = await asyncio.to_thread(self._state.checkpoint)
+            await self._journal.checkpoint(self.tenant, lambda: state)
+
+    def _delivered_ms(self) -> int:
+        """Every collection up to this time was delivered or given up."""
+        oldest_ms = self._endpoint.oldest_pending_ms
+        return self._state.collected_at_ms if oldest_ms is None else oldest_ms - 1
+
+    def _queue(self, encoded: Encoded) -> None:
+        for relabel, batches in encoded.items():
+            self._endpoint.submit(batches, relabel)
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect a last time and send what waits, at most ``deadline_s`` seconds; return whether nothing is left."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + deadline_s
-        await self._stop_collecting()
-        is_collected = await self._try_to_collect()
+        is_collected = False
+        with contextlib.suppress(TimeoutError):
+            # A journal that cannot be written to holds up collections.
+            async with asyncio.timeout(deadline_s):
+                await self._stop_collecting()
+                is_collected = await self._try_to_collect()
         is_sent = await self._endpoint.drain(max(0.0, ends_at - loop.time()))
         await self._endpoint.close()
         return is_collected and is_sent
@@ -207,40 +385,22 @@ class TenantCollector:
             max_active_series=None if is_by_entity else settings.max_active_series,
             max_active_entities=settings.max_active_entities if is_by_entity else None,
             labels=labels,
-            relabel_left_out=dict(self._relabel_left_out),
+            relabel_left_out=dict(self._encoder.left_out),
             drain_tokens_per_line=drain_tokens_per_line,
+            shards=self._state.mirror_stats() | {"owned": len(self._state.owners)},
+            fenced_records=self._state.fenced_records,
         )
 
     def _read_figures(self) -> _Figures:
-        registry = self._registry
+        registry = self._state.registry
         return registry.stats(), registry.label_stats(), registry.drain_tokens_per_line()
 
-    def _encode(self, settings: TenantSettings, timestamp_ms: int, plan: _engine.Plan | None) -> dict[str, list[Batch]]:
-        """Do the work of a collection, then go on with ``plan``; returns the batches by the rules that made them.
-
-        In a thread: only the registry and what belongs to relabelling may be touched.
-        """
-        try:
-            if settings.disable_collection:
-                self._registry.sweep(timestamp_ms)
-                return {}
-            texts = relabellings(settings)
-            self._relabel = {
-                text: self._relabel.get(text) or (_engine.Relabel(text) if text else None) for text in texts
-            }
-            encoded = self._registry.collect_each(
-                timestamp_ms, list(settings.external_labels), max_samples(settings), list(self._relabel.values())
-            )
-        finally:
-            if plan is not None:
-                self._registry.set_plan(plan)
-        for _, left_out in encoded:
-            for reason, count in left_out.items():
-                self._relabel_left_out[reason] += count
-        return {
-            text: [_batch(written, timestamp_ms) for written in batches]
-            for text, (batches, _) in zip(texts, encoded, strict=True)
-        }
+    def _encode(self, settings: TenantSettings, timestamp_ms: int) -> Encoded:
+        """Do the work of a collection. In a thread: only the registry and the encoder may be touched."""
+        if settings.disable_collection:
+            self._state.registry.sweep(timestamp_ms)
+            return {}
+        return self._encoder.encode(self._state.registry, settings, timestamp_ms)
 
     def _usable_endpoints(self, settings: TenantSettings) -> list[EndpointConfig]:
         configs = endpoint_configs(settings)
@@ -252,7 +412,7 @@ class TenantCollector:
         while True:
             now_ms = clock.now_ms()
             wait_ms = self._schedule.due_ms(now_ms) - now_ms
-            if wait_ms > 0 and self._next_plan is None:
+            if wait_ms > 0 and self._next is None:
                 # In steps, so that other settings, a shorter interval or a clock set back are noticed.
                 await clock.sleep(min(wait_ms, 1000) / 1000)
             else:
@@ -260,6 +420,8 @@ class TenantCollector:
 
     async def _try_to_collect(self) -> bool:
         try:
+            # Before: the last collection has been delivered by now.
+            await self.checkpoint_if_due()
             await self.collect()
         except Exception:
             # The schedule has moved on: the next collection comes at its time.
@@ -274,20 +436,3 @@ class TenantCollector:
             async with self._lock:
                 task.cancel()
             await asyncio.wait([task])
-
-    def _when_free(self, work: Callable[[], None]) -> None:
-        if self._lock.locked():
-            self._put_off.append(work)
-        else:
-            work()
-
-    def _do_what_was_put_off(self) -> None:
-        put_off, self._put_off = self._put_off, []
-        for work in put_off:
-            work()
-
-
-def _batch(written: _engine.WriteBatch, timestamp_ms: int) -> Batch:
-    # A native histogram is a sample like any other: it can be lost, and is counted then.
-    samples = written.samples + written.histograms
-    return Batch(written.body, samples, written.exemplars, written.series, timestamp_ms)

@@ -124,6 +124,12 @@ class TenantEndpoint:
         await asyncio.gather(*(sender.close() for sender in [*self._senders, *self._retiring]))
         self._retiring.clear()
 
+    @property
+    def oldest_pending_ms(self) -> int | None:
+        """Timestamp of the oldest batch that waits or is on its way; None if there is none."""
+        pending = (sender.oldest_pending_ms for sender in (*self._senders, *self._retiring))
+        return min((timestamp_ms for timestamp_ms in pending if timestamp_ms is not None), default=None)
+
     def snapshot(self) -> TenantEndpointSnapshot:
         """Return all counters as they are now."""
         return TenantEndpointSnapshot(

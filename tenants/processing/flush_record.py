@@ -1,6 +1,7 @@
-"""What travels from a shard to its tenant's collector: a record with the number that lets it be counted once."""
+"""What travels between a gateway, a shard and its tenant's collector, and the numbers that let it be counted once."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tenants.identity.tenant_id import TenantId
 
@@ -22,6 +23,26 @@ class ShardKey:
     def __str__(self) -> str:
         return f"{self.tenant}/{self.index}of{self.count}"
 
+    def overlaps(self, other: "ShardKey") -> bool:
+        """Whether the two ranges, of one tenant, have a hash in common."""
+        return (
+            self.tenant == other.tenant
+            and self.index * other.count < (other.index + 1) * self.count
+            and other.index * self.count < (self.index + 1) * other.count
+        )
+
+
+class Place(NamedTuple):
+    """A point in the life of a shard.
+
+    Attributes:
+        epoch: of its ownership; the collector chose it when the shard was claimed.
+        sequence: number of a flush record within the epoch, from 1 on; 0 is before the first.
+    """
+
+    epoch: int
+    sequence: int
+
 
 @dataclass(frozen=True, slots=True)
 class FlushRecord:
@@ -29,14 +50,25 @@ class FlushRecord:
 
     Attributes:
         key: the shard.
-        sequence: ascending by one within the life of a shard, and above all numbers of a former shard of the same
-            key in the same process; resent records keep theirs.
+        place: epoch and sequence; sequences ascend by one, and resent records keep theirs.
         data: the engine's record.
     """
 
     key: ShardKey
-    sequence: int
+    place: Place
     data: bytes = field(repr=False)
+
+
+class Claimed(NamedTuple):
+    """The right to count for a key, and what was known of it.
+
+    Attributes:
+        epoch: the ownership that begins; records and frames of earlier ones are void.
+        state: what the engine's shard goes on with: open half edges, markers, fingerprints.
+    """
+
+    epoch: int
+    state: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +76,13 @@ class Pulled:
     """A shard host's answer to a collector.
 
     Attributes:
-        epoch: of the host process. Another epoch is another set of shards: sequences begin anew.
         records: what is not acknowledged, each shard's in order; beyond a bound of bytes the next pull brings more.
-        gone: shards that were acknowledged and are no more: whatever is kept to read their records can go.
+        gone: shards that were acknowledged and are no more, with their epochs: nobody counts for them.
     """
 
-    epoch: int
     records: tuple[FlushRecord, ...]
-    gone: tuple[ShardKey, ...] = ()
+    gone: tuple[tuple[ShardKey, int], ...] = ()
 
 
-Acknowledgements = dict[ShardKey, int]
-"""The last sequence of each shard that the collector has merged."""
+Acknowledgements = dict[ShardKey, Place]
+"""The last record of each shard that is journalled."""

@@ -1,89 +1,107 @@
-"""One shard with its outbox: what it counted stays here until the collector says that it has it."""
+"""One shard with its outbox: what it counted stays here until the collector has it in the journal."""
 
 import threading
-from collections.abc import Hashable
 
 from tenants import _engine
-from tenants.processing.flush_record import FlushRecord, ShardKey
+from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
+from tenants.processing.frame_group import FrameHead
 from tenants.processing.outbox import Outbox
 from tenants.processing.profile import TenantProfile
 
 MAX_OUTBOX = 8
 """Records that wait to be acknowledged. At the bound nothing is flushed: the shard goes on counting in place. Only what
-cannot be put off adds one: a change of settings, the end of the shard, a collector that lost the definitions."""
+cannot be put off adds one: a change of settings, the end of the shard."""
 
 _SWEEP_NS = 60_000_000_000
 
 
 class ShardRunner:
-    """A shard of the engine, its records in order, and the settings it runs with. Safe to share between threads.
+    """A shard of the engine in one epoch, its records in order, and the settings it runs with.
 
-    Holds everything that was counted and not acknowledged; lost with the process.
+    Safe to share between threads. Holds everything that was counted and not acknowledged; lost with the process.
+    Whoever claims the range then goes on from the last record that was journalled, and gateways send again what came
+    later.
     """
 
-    def __init__(self, key: ShardKey, profile: TenantProfile, now_ns: int) -> None:
+    def __init__(self, key: ShardKey, claimed: Claimed, profile: TenantProfile, now_ns: int) -> None:
         self.key = key
+        self.epoch = claimed.epoch
         self.used_at_ns = now_ns
         self._profile = profile
-        self._shard = _engine.Shard(profile.plan)
+        self._shard = _engine.Shard(profile.plan, index=key.index, count=key.count, state=claimed.state)
         self._lock = threading.Lock()
-        # Sequences begin beyond every number that a former shard of this key can have reached in this process.
-        self._outbox = Outbox(key, now_ns)
-        self._reader: Hashable = None
+        self._outbox = Outbox(key, claimed.epoch)
         self._is_retired = False
         self._has_news = False
         self._flushed_at_ns = now_ns
 
-    def apply(self, frame: memoryview, profile: TenantProfile, now_ns: int) -> bool:
-        """Count one frame, under ``profile`` from now on.
+    @property
+    def is_retired(self) -> bool:
+        """Whether it counts nothing any more; its last records may still wait."""
+        return self._is_retired
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it is retired, and everything it counted is journalled."""
+        return self._is_retired and not self._outbox
+
+    @property
+    def durable(self) -> Place:
+        """The last record that is journalled."""
+        return Place(self.epoch, self._outbox.acknowledged)
+
+    def apply(self, head: FrameHead, frame: memoryview, profile: TenantProfile, now_ns: int) -> Place | None:
+        """Count one frame that was not counted before, under ``profile`` from now on.
 
         Returns:
-            False if the runner is retired; nothing was counted, and its successor is to be asked.
+            The record that holds it, or will hold it; None if the runner is retired: nothing was counted, and its
+            successor is to be asked.
 
         Raises:
             MalformedFrame: nothing was counted.
         """
         with self._lock:
             if self._is_retired:
-                return False
+                return None
             self._use(profile, now_ns)
-            self._shard.apply(frame, now_ns)
+            is_new = self._shard.apply(frame, now_ns, fingerprint=head.fingerprint, made_for=head.made_for)
             self.used_at_ns = now_ns
-            self._has_news = True
-            return True
+            self._has_news = self._has_news or is_new
+            # A duplicate is in what was flushed last, or in what comes next.
+            return Place(self.epoch, self._outbox.posted + self._has_news)
 
-    def flush(
-        self, reader: Hashable, acknowledged: int, profile: TenantProfile, now_ns: int
-    ) -> tuple[FlushRecord, ...]:
+    def flush(self, acknowledged: Place | None, profile: TenantProfile, now_ns: int) -> tuple[FlushRecord, ...]:
         """Drop what is acknowledged, flush what is new, and return all that is left. Safe to repeat.
 
         Args:
-            reader: the collector that asks. Another one than before knows no definitions: they are put before
-                everything that waits.
-            acknowledged: the last sequence that it has.
+            acknowledged: the last record that is journalled, as far as the collector knows.
             profile: the settings from now on.
             now_ns: the time.
         """
         with self._lock:
-            # First of all: what is put behind new definitions gets new sequences, and would be counted again.
-            self._outbox.acknowledge(acknowledged)
-            if self._reader not in (None, reader) and not self._outbox.is_self_contained:
-                self._outbox.redefine(self._shard.redefine())
-            self._reader = reader
-            self._use(profile, now_ns)
-            if len(self._outbox) < MAX_OUTBOX and self._is_due(now_ns):
-                self._flush(now_ns)
+            if acknowledged is not None and acknowledged.epoch == self.epoch:
+                self._outbox.acknowledge(acknowledged.sequence)
+            if not self._is_retired:
+                self._use(profile, now_ns)
+                if len(self._outbox) < MAX_OUTBOX and self._is_due(now_ns):
+                    self._flush(now_ns)
             return tuple(self._outbox)
 
-    def close_edges(self, now_ns: int) -> None:
-        """Let every half edge go, however young: no more spans will come."""
+    def release(self, now_ns: int) -> tuple[FlushRecord, ...]:
+        """Count nothing more; flush, and return all that is not acknowledged. Safe to repeat.
+
+        Half edges stay open, for the successor.
+        """
         with self._lock:
-            self._outbox.post(self._shard.flush(now_ns, close_edges=True))
+            if not self._is_retired:
+                self._flush(now_ns)
+                self._is_retired = True
+            return tuple(self._outbox)
 
     def retire_if_idle(self, before_ns: int) -> bool:
         """Retire if nothing came since ``before_ns`` and nothing is left to hand over or to wait for."""
         with self._lock:
-            if self.used_at_ns >= before_ns or self._outbox or self._has_news:
+            if self._is_retired or self.used_at_ns >= before_ns or self._outbox or self._has_news:
                 return False
             stats = self._shard.stats()
             self._is_retired = not stats["open_edges"] and not stats["entities"]
@@ -96,8 +114,7 @@ class ShardRunner:
     def _use(self, profile: TenantProfile, now_ns: int) -> None:
         if profile.plan_text != self._profile.plan_text:
             self._flush(now_ns)
-            # A shard numbers its series anew under other settings, and no longer knows what it had.
-            self._outbox.end_numbering(self._shard.redefine())
+            # A shard numbers its series anew under other settings.
             self._outbox.post(self._shard.set_plan(profile.plan, now_ns))
         self._profile = profile
 

@@ -70,6 +70,16 @@ class StoreConfig(SettingsModel):
     )
 
 
+class JournalConfig(SettingsModel):
+    """Where it is kept what was counted, before it is acknowledged to anybody."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""),
+        description="postgresql://user:password@host/database; empty: the store's if that is set, "
+        "else an SQLite file in data_dir.",
+    )
+
+
 class LimitsExporterConfig(SettingsModel):
     """Metrics of the limits in force."""
 

@@ -11,6 +11,9 @@ from tenants.settings.schema import BYTES, COUNT, About, Effect
 
 RateStrategy = Literal["local", "global"]
 
+Acknowledge = Literal["accepted", "durable"]
+"""When a request is answered: once it is counted, or once what was counted is journalled."""
+
 DEFAULT_RATE_BYTES = 30_000_000
 DEFAULT_BURST_BYTES = 30_000_000
 LEAST_ATTRIBUTE_BYTES = 64
@@ -68,6 +71,11 @@ class IngestionOverrides(SettingsModel):
     retry_info_enabled: bool | None = Field(
         default=None, description="Tell clients above their rate when to try again. Off: their spans are lost."
     )
+    acknowledge: Acknowledge | None = Field(
+        default=None,
+        description="accepted: answer a request once it is counted; losing a gateway and a shard host at the same "
+        "instant may then lose what was counted since the last flush. durable: answer once it is journalled.",
+    )
     max_traces_per_user: Annotated[_Count | None, _WithoutEffect] = Field(
         default=None, description="A limit of the trace store."
     )
@@ -89,3 +97,4 @@ class IngestionSettings:
     max_attribute_bytes: int
     artificial_delay: Duration
     retry_info_enabled: bool
+    acknowledge: Acknowledge

@@ -21,6 +21,7 @@ from tenants.identity.tenant_id import TenantId
 from tenants.settings.auth import AuthConfig
 from tenants.settings.control_config import (
     Compat,
+    JournalConfig,
     LimitsExporterConfig,
     StoreConfig,
     TenantRegistry,
@@ -194,6 +195,12 @@ class ClusterConfig(SettingsModel):
     group_wait: Annotated[Duration, between("0s", "1s")] = Field(
         default=Duration.parse("10ms"), description="Longest a slice waits for company."
     )
+    retained_bytes: Annotated[int, BYTES] = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        le=64 << 30,
+        description="Slices that each gateway keeps until they are journalled; beyond it requests are refused for now.",
+    )
     drain_timeout: Annotated[Duration, between("0s", "1h")] = Field(
         default=Duration.parse("30s"), description="Longest a stopping service flushes and sends."
     )
@@ -235,6 +242,9 @@ class ServiceConfig(SettingsModel):
         description="open: any tenant may send spans. closed: only those that an operator or the runtime file knows.",
     )
     store: StoreConfig = Field(default=StoreConfig(), description="Documents, tenants, tokens, audit and usage.")
+    journal: JournalConfig = Field(
+        default=JournalConfig(), description="What was counted, so that counters go on after a restart."
+    )
     limits_exporter: LimitsExporterConfig = Field(
         default=LimitsExporterConfig(), description="Metrics of the limits in force."
     )

@@ -14,7 +14,13 @@ from pydantic import SecretStr
 from tenants.identity.tenant_id import TenantId
 from tenants.settings import processor_settings
 from tenants.settings.in_force import OverridesInForce
-from tenants.settings.ingestion import DEFAULT_BURST_BYTES, DEFAULT_RATE_BYTES, IngestionSettings, RateStrategy
+from tenants.settings.ingestion import (
+    DEFAULT_BURST_BYTES,
+    DEFAULT_RATE_BYTES,
+    Acknowledge,
+    IngestionSettings,
+    RateStrategy,
+)
 from tenants.settings.layers import Layers, Resolved, Source, builtin, static
 from tenants.settings.native_histograms import (
     DEFAULT_BUCKET_FACTOR,
@@ -188,6 +194,7 @@ def _disable_collection(layers: Layers, state: TenantState) -> bool:
 
 def _ingestion(layers: Layers, config: ServiceConfig) -> IngestionSettings:
     local: RateStrategy = "local"
+    accepted: Acknowledge = "accepted"
     return IngestionSettings(
         # One for all tenants: gateways share the rates of all in the same way (tenancy §2.2).
         rate_strategy=layers.from_defaults("ingestion.rate_strategy", builtin(local)),
@@ -199,6 +206,7 @@ def _ingestion(layers: Layers, config: ServiceConfig) -> IngestionSettings:
         ),
         artificial_delay=layers.pick("ingestion.artificial_delay", static(config.ingestion, "artificial_delay")),
         retry_info_enabled=layers.pick("ingestion.retry_info_enabled", builtin(True), from_defaults=True),
+        acknowledge=layers.pick("ingestion.acknowledge", builtin(accepted), from_defaults=True),
     )
 
 

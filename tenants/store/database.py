@@ -6,7 +6,7 @@ would take a thread of its caller with it.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,8 +23,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tenants.store.errors import StoreUnavailable, StoreUrlError
-from tenants.store.schema import migrate
+from tenants.store import schema
+from tenants.store.advice import advice, is_damage
+from tenants.store.errors import StoreDamaged, StoreUnavailable, StoreUrlError
 
 _POOL: Final = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 10.0}
 
@@ -53,19 +54,25 @@ _BUGS: Final = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 
 
 class Database:
-    """An open database with all tables. May be used from several threads."""
+    """An open database with all tables. May be used from several threads.
+
+    Attributes:
+        place: the file, or database and host, for messages; no secret.
+    """
 
     def __init__(self, reading: Engine, writing: Engine) -> None:
+        self.place = _place(writing)
         self._reading = reading
         self._writing = writing
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, migrate: Callable[[Connection], None] = schema.migrate) -> Self:
         """Open a database and bring its tables up to date; several processes may do so at once. Blocks.
 
         Args:
             url: ``sqlite:////absolute/path`` (a missing directory is made, 0700; the file is 0600) or
                 ``postgresql://user:password@host/database``, with libpq's options such as ``?sslmode=verify-full``.
+            migrate: makes and changes the tables, in a transaction that writes.
 
         Raises:
             StoreUrlError: neither of these.
@@ -89,7 +96,7 @@ class Database:
                 migrate(connection)
         except SQLAlchemyError as error:
             database.close()
-            raise StoreUnavailable(_problem(error)) from error
+            raise _unavailable(error, engine) from error
         except BaseException:
             database.close()
             raise
@@ -132,14 +139,20 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
     except _BUGS:
         raise
     except (DBAPIError, PoolTimeoutError) as error:
-        raise StoreUnavailable(_problem(error)) from error
+        raise _unavailable(error, engine) from error
 
 
-def _problem(error: SQLAlchemyError) -> str:
+def _unavailable(error: SQLAlchemyError, engine: Engine) -> StoreUnavailable:
     """Return what the driver said; never statements, values or details, which may hold what is stored."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    lines = str(cause or error).strip().splitlines()
-    return lines[0] if lines else type(cause or error).__name__
+    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    problem = "; ".join(filter(None, [f"{_place(engine)}: {said}", advice(cause)]))
+    return StoreDamaged(problem) if is_damage(cause) else StoreUnavailable(problem)
+
+
+def _place(engine: Engine) -> str:
+    url = engine.url
+    return str(url.database) if engine.dialect.name == "sqlite" else f"{url.database} on {url.host}"
 
 
 def _parse(url: str) -> URL:

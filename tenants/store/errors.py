@@ -9,7 +9,7 @@ class StoreUnavailable(StoreError):  # noqa: N818  (a condition of the surroundi
     """The database does not answer, is busy for too long or refuses. Whether the last change was stored is not known.
 
     Attributes:
-        problem: what the database or its driver said.
+        problem: what the database or its driver said, and how to mend it where that is known.
     """
 
     def __init__(self, problem: str) -> None:
@@ -18,6 +18,10 @@ class StoreUnavailable(StoreError):  # noqa: N818  (a condition of the surroundi
 
     def __str__(self) -> str:
         return f"the database does not do what it should: {self.problem}"
+
+
+class StoreDamaged(StoreUnavailable):
+    """What the database has on its disk is damaged: asking again does not help."""
 
 
 class RevisionConflict(StoreError):  # noqa: N818  (an answer, not a fault)
@@ -45,16 +49,18 @@ class SchemaTooNewError(StoreError):
     Attributes:
         found: the number of the database's schema.
         known: the newest number that this version knows.
+        subject: what the schema is of.
     """
 
-    def __init__(self, found: int, known: int) -> None:
-        super().__init__(found, known)
+    def __init__(self, found: int, known: int, subject: str = "database") -> None:
+        super().__init__(found, known, subject)
         self.found = found
         self.known = known
+        self.subject = subject
 
     def __str__(self) -> str:
         return (
-            f"the database has schema {self.found}, and this version knows schemas up to {self.known}: "
+            f"the {self.subject} has schema {self.found}, and this version knows schemas up to {self.known}: "
             "run the version that changed it, or restore a backup from before"
         )
 

@@ -1,21 +1,16 @@
-"""The tables, and the numbered steps that make them.
-
-A step is never changed once a release has it: databases out there have taken it. Steps only add, because during a
-rollout the version before works on the same tables.
-"""
+"""The tables of the control plane, and the numbered steps that make them."""
 
 import re
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Connection, Date, Integer, MetaData, Table, Text, inspect, text
+from sqlalchemy import BigInteger, Column, Connection, Date, Integer, MetaData, Table, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-from tenants.store.errors import SchemaTooNewError
+from tenants.store.migration import Line, Step, take_steps
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
-# Any number that others are unlikely to have taken.
 _ADVISORY_LOCK: Final = 0x6D696C6C72616365
 
 
@@ -101,7 +96,7 @@ USAGE_DAYS: Final = _table(
     active_series_readings=BigInteger,
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (
+STEPS: Final[tuple[Step, ...]] = (
     (
         "CREATE TABLE change_counters (feed {text} PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO change_counters VALUES ('documents', 0), ('tenants', 0), ('tokens', 0), ('audit', 0)",
@@ -131,26 +126,9 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
 
 
 def migrate(connection: Connection) -> None:
-    """Take the steps that the database has not taken, all in the connection's transaction; nobody else does meanwhile.
+    """Bring the tables up to date, in the connection's transaction.
 
     Raises:
-        SchemaTooNewError: it has taken steps that this version does not know.
+        SchemaTooNewError: a newer version was here.
     """
-    is_postgresql = connection.dialect.name == "postgresql"
-    if is_postgresql:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-    if inspect(connection).has_table(SCHEMA_VERSION.name):
-        taken = connection.execute(SCHEMA_VERSION.select()).scalar_one()
-    else:
-        connection.exec_driver_sql("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        connection.execute(SCHEMA_VERSION.insert(), {"version": 0})
-        taken = 0
-    if taken > len(STEPS):
-        raise SchemaTooNewError(taken, len(STEPS))
-    # Both databases then order texts by their bytes, whatever the locale: pages of lists go on where the last ended.
-    text_type = 'TEXT COLLATE "C"' if is_postgresql else "TEXT"
-    for step in STEPS[taken:]:
-        for statement in step:
-            connection.exec_driver_sql(statement.format(text=text_type))
-    if taken < len(STEPS):
-        connection.execute(SCHEMA_VERSION.update(), {"version": len(STEPS)})
+    take_steps(connection, Line("database", SCHEMA_VERSION, _ADVISORY_LOCK, STEPS))

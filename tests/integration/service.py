@@ -266,6 +266,11 @@ class MillraceProcess:
         self._entries |= entries
         await self.put_runtime_text(self._entries_text())
 
+    def write_entry(self, tenant: str, generator: Mapping[str, Any], **more: Mapping[str, Any]) -> None:
+        """Add or change a tenant's ``metrics_generator``, and ``more``, in the runtime file; wait for nothing."""
+        self._entries |= {tenant: {"metrics_generator": generator, **more}}
+        self._write_runtime_file(self._entries_text())
+
     async def put_runtime_text(self, text: str) -> None:
         """Replace the runtime file as a whole; wait until every actor knows."""
         self._write_runtime_file(text)

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tenants.identity import TenantId
 from tenants.settings import RuntimeFile, ServiceConfig
 from tenants.store.database import Database
 from tenants.store.documents import DocumentStore
+from tests.unit import actor_handle
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.disk import PATH, Disk
 from tests.unit.tenant_work import NOW_NS, SECOND_NS, config
@@ -88,10 +90,12 @@ async def service_without_ray(
 ) -> AsyncIterator[ServiceWithoutRay]:
     directory = tempfile.TemporaryDirectory()
     database = Database.open(f"sqlite:///{directory.name}/millrace.db")
-    made = ServiceWithoutRay(config(SETTINGS + text), disk, database)
+    settings = config(SETTINGS + text).model_copy(update={"data_dir": Path(directory.name)})
+    made = ServiceWithoutRay(settings, disk, database)
     monkeypatch.setattr(ray_compat, "create_actor", made.create_actor)
     monkeypatch.setattr(ray_compat, "slots", lambda _: 0)
     monkeypatch.setattr(ray_compat, "kill", lambda _: None)
+    monkeypatch.setattr(ray_compat, "wait_for", actor_handle.wait_for)
     for module in (collector_host, controller, gateway, shard_host):
         # It directs the log of a process; this one is the tests'.
         monkeypatch.setattr(module, "set_up_logging", lambda *_: None)

@@ -1,6 +1,6 @@
 """Settings and spans of small tenants, and what their registries come to: for tests of everything between the two."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -9,9 +9,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tenants import _engine
 from tenants.identity import TenantId
-from tenants.processing.flush_record import ShardKey
+from tenants.processing.flush_record import Claimed, ShardKey
+from tenants.processing.frame_group import FrameGroup, FrameHead
 from tenants.processing.profile import ProfileBook, TenantProfile
-from tenants.processing.shard_set import FrameGroup
 from tenants.settings import Overrides, RuntimeOverrides, ServiceConfig, parse_service_config
 from tenants.settings.model import validate
 from tests.overrides_in_force import whole_of
@@ -86,12 +86,33 @@ def group(profile: TenantProfile, *names: str, count: int | None = None, body: b
     shards = count or profile.settings.shards
     split = _engine.split(body or request(*names), profile.plan, shards, NOW_NS)
     tenant = profile.settings.tenant
-    keys = tuple((ShardKey(tenant, index, shards), len(frame)) for index, frame in split.frames)
-    return FrameGroup(keys, b"".join(frame for _, frame in split.frames))
+    heads = tuple(
+        FrameHead(ShardKey(tenant, index, shards), (index, shards), split.fingerprint, len(frame))
+        for index, frame in split.frames
+    )
+    return FrameGroup(heads, b"".join(frame for _, frame in split.frames))
 
 
 def joined(*groups: FrameGroup) -> FrameGroup:
-    return FrameGroup(sum((each.shards for each in groups), ()), b"".join(each.payload for each in groups))
+    return FrameGroup(sum((each.heads for each in groups), ()), b"".join(each.payload for each in groups))
+
+
+class EmptyClaims:
+    """Gives out ranges that nobody had before, each time in a new epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.refused: set[TenantId] = set()
+        self.asked: list[list[ShardKey]] = []
+
+    def __call__(self, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+        self.asked.append(list(keys))
+        claimed = {}
+        for key in keys:
+            if key.tenant not in self.refused:
+                self.epoch += 1
+                claimed[key] = Claimed(self.epoch, b"")
+        return claimed
 
 
 def calls(bodies: Iterable[bytes], label: str = "span_name") -> dict[str, float]:

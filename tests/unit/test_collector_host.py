@@ -1,6 +1,8 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -8,29 +10,47 @@ from cluster import collector_host
 from cluster.collector_host import CollectorHost
 from cluster.errors import NotConfiguredError
 from cluster.measurements import families
+from cluster.placement import Routes
 from tenants.identity import TenantId
-from tenants.processing.flush_record import Acknowledgements, Pulled
+from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Pulled, ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
 from tenants.settings import ServiceConfig
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.receiver import Hang, Receiver
-from tests.unit.tenant_work import ACME, NOW_NS, calls, config, group, overrides, spans_on
+from tests.unit.tenant_work import (
+    ACME,
+    NOW_NS,
+    SECOND_NS,
+    calls,
+    config,
+    edges_on,
+    group,
+    overrides,
+    request,
+    span,
+    spans_on,
+)
 from tests.unit.waiting import until
 
+GLOBEX = TenantId("globex")
 TENANTS = overrides(acme=spans_on(), globex=spans_on(shards=2))
+EDGES = overrides(acme=edges_on())
 
 
 class Host:
-    """A shard host without its actor. It hangs or fails when it is told to."""
+    """A shard host without its actor, with shards of its own. It hangs or fails when it is told to."""
 
     def __init__(self, service: ServiceConfig) -> None:
         book = ProfileBook(service)
         book.put_overrides(whole_of(1, TENANTS))
-        self.shards = ShardSet(book, lambda: NOW_NS)
-        self.pulls: list[tuple[str, int, Acknowledgements]] = []
+        self.name = ""
+        self.collector: CollectorHost | None = None
+        self.shards = ShardSet(book, self.claim, lambda: NOW_NS)
+        self.pulls: list[tuple[str, Acknowledgements]] = []
         self.is_failing = False
+        self._loop = asyncio.get_running_loop()
         self._answers = asyncio.Event()
         self._answers.set()
 
@@ -40,15 +60,30 @@ class Host:
     def go_on(self) -> None:
         self._answers.set()
 
-    def apply(self, tenant: TenantId, *names: str) -> None:
-        self.shards.apply(group(self.shards.book.get(tenant), *names))
+    def claim(self, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+        assert self.collector is not None
+        return asyncio.run_coroutine_threadsafe(self.collector.claim(self.name, keys), self._loop).result(5)
 
-    async def pull(self, collector: str, incarnation: int, acknowledged: Acknowledgements) -> Pulled:
-        self.pulls.append((collector, incarnation, acknowledged))
+    async def apply(self, tenant: TenantId, *names: str) -> None:
+        frames = group(self.shards.book.get(tenant), *names)
+        assert None not in await asyncio.to_thread(self.shards.apply, frames)
+
+    async def pull(
+        self, collector: str, _incarnation: int, acknowledged: Acknowledgements, fenced: Sequence[tuple[ShardKey, int]]
+    ) -> Pulled:
+        self.pulls.append((collector, acknowledged))
         await self._answers.wait()
         if self.is_failing:
             raise NotConfiguredError("host")
-        return self.shards.pull(collector, incarnation, acknowledged, lambda _: True)
+        return self.shards.pull(acknowledged, fenced, lambda _: True)
+
+    def release(
+        self, _collector: str, _incarnation: int, owned: Sequence[tuple[ShardKey, int]]
+    ) -> tuple[FlushRecord, ...]:
+        return self.shards.release(owned)
+
+    async def adopt(self, keys: Sequence[ShardKey]) -> None:
+        await asyncio.to_thread(self.shards.begin, keys)
 
 
 def service(receiver: Receiver | None = None) -> ServiceConfig:
@@ -56,19 +91,27 @@ def service(receiver: Receiver | None = None) -> ServiceConfig:
     return config(f"cluster: {{flush_interval: 10ms}}\n{url}\n")
 
 
+def routes(hosts: Mapping[str, object]) -> Routes:
+    return Routes(1, tuple(hosts), ("collector-0",))
+
+
 @asynccontextmanager
 async def collecting(
-    settings: ServiceConfig, hosts: Mapping[str, Host], name: str = "collector-0"
+    settings: ServiceConfig, hosts: Mapping[str, Host], folder: Path | None = None
 ) -> AsyncIterator[CollectorHost]:
-    collector = CollectorHost(name)
-    handles = {name: ActorHandle(host) for name, host in hosts.items()}
-    await collector.configure(settings, handles, whole_of(1, TENANTS))
-    try:
-        yield collector
-    finally:
-        for host in hosts.values():
-            host.go_on()
-        await collector.drain(0)
+    with TemporaryDirectory() as own:
+        settings = settings.model_copy(update={"data_dir": folder or Path(own)})
+        collector = CollectorHost("collector-0")
+        for name, host in hosts.items():
+            host.name, host.collector = name, collector
+        handles = {name: ActorHandle(host) for name, host in hosts.items()}
+        await collector.configure(settings, routes(hosts), handles, whole_of(1, TENANTS))
+        try:
+            yield collector
+        finally:
+            for host in hosts.values():
+                host.go_on()
+            await collector.drain(0)
 
 
 async def records(collector: CollectorHost) -> dict[str, int]:
@@ -98,28 +141,32 @@ async def test_records_of_all_hosts_are_pulled_merged_and_acknowledged() -> None
     settings = service()
     hosts = {"shard-host-0": Host(settings), "shard-host-1": Host(settings)}
     async with collecting(settings, hosts) as collector:
-        hosts["shard-host-0"].apply(ACME, "a")
-        hosts["shard-host-1"].apply(TenantId("globex"), *["b"] * 20)
+        await hosts["shard-host-0"].apply(ACME, "a")
+        await hosts["shard-host-1"].apply(GLOBEX, *["b"] * 20)
         await until_merged(collector, acme=1, globex=2)
-        await until(lambda: all(not host.shards.pull("x", 0, {}, lambda _: False).records for host in hosts.values()))
-        await until(lambda: len(hosts["shard-host-0"].pulls[-1][2]) == 1)
-        assert {name for host in hosts.values() for name, _, _ in host.pulls} == {"collector-0"}
-        assert len({incarnation for host in hosts.values() for _, incarnation, _ in host.pulls}) == 1
+        key = ShardKey(ACME, 0, 1)
+        await until(lambda: hosts["shard-host-0"].shards.durable([key])[key].sequence == 1)
+        assert hosts["shard-host-0"].pulls[-1][1].keys() == {key}
+        assert {name for host in hosts.values() for name, _ in host.pulls} == {"collector-0"}
 
 
 async def test_hanging_host_does_not_delay_the_others() -> None:
     settings = service()
     good, bad = Host(settings), Host(settings)
-    bad.hang()
     async with collecting(settings, {"bad": bad, "good": good}) as collector:
+        await bad.apply(GLOBEX, "a")
+        await until_merged(collector, globex=1)
+        bad.hang()
+        await until(lambda: bool(bad.pulls))
+        asked = len(bad.pulls)
         for count in range(1, 4):
-            good.apply(ACME, "a")
-            await until_merged(collector, acme=count)
-        assert len(bad.pulls) == 1
+            await good.apply(ACME, "a")
+            await until_merged(collector, acme=count, globex=1)
+        assert len(bad.pulls) - asked <= 1
         # When it answers at last, nothing is missing.
-        bad.apply(ACME, "a")
+        await bad.apply(GLOBEX, "a")
         bad.go_on()
-        await until_merged(collector, acme=4)
+        await until_merged(collector, acme=3, globex=2)
 
 
 async def test_host_that_does_not_answer_in_time_is_counted_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +179,7 @@ async def test_host_that_does_not_answer_in_time_is_counted_and_asked_again(monk
         failures = {name: value for name, _, value in await collector.measure()}["millrace_pull_failures_total"]
         assert failures >= 2
         host.go_on()
-        host.apply(ACME, "a")
+        await host.apply(ACME, "a")
         await until_merged(collector, acme=1)
 
 
@@ -141,27 +188,76 @@ async def test_failing_host_stops_nobody() -> None:
     good, bad = Host(settings), Host(settings)
     bad.is_failing = True
     async with collecting(settings, {"bad": bad, "good": good}) as collector:
-        good.apply(ACME, "a")
+        await good.apply(ACME, "a")
         await until_merged(collector, acme=1)
         await until(lambda: len(bad.pulls) >= 3)
         bad.is_failing = False
-        bad.apply(ACME, "a")
-        await until_merged(collector, acme=2)
+        await bad.apply(GLOBEX, "a")
+        await until_merged(collector, acme=1, globex=1)
 
 
-async def test_restarted_host_is_followed_from_its_beginning() -> None:
-    settings = service()
-    first, second = Host(settings), Host(settings)
-    second.shards.epoch += 1
-    handle = ActorHandle(first)
-    collector = CollectorHost("collector-0")
-    await collector.configure(settings, {"h": handle}, whole_of(1, TENANTS))
-    first.apply(ACME, "a")
-    await until_merged(collector, acme=1)
-    handle.actor = second
-    second.apply(ACME, "a")
-    await until_merged(collector, acme=2)
-    await collector.drain(1)
+async def test_host_that_comes_back_empty_goes_on_where_its_records_ended() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        async with collecting(settings, {"h": host}) as collector:
+            await host.apply(ACME, "a")
+            await until_merged(collector, acme=1)
+            host.shards = ShardSet(host.shards.book, host.claim, lambda: NOW_NS)
+            await host.apply(ACME, "a")
+            await until_merged(collector, acme=2)
+            assert await collector.drain(10)
+    assert calls(receiver.bodies[-1:]) == {"a": 2}
+
+
+async def test_range_that_another_host_claims_is_handed_over_with_its_last_records() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        one, two = Host(settings), Host(settings)
+        async with collecting(settings, {"one": one, "two": two}) as collector:
+            one.hang()  # nothing is pulled from it
+            await until(lambda: bool(one.pulls))
+            await one.apply(ACME, "a")
+            await two.apply(ACME, "a")
+            one.go_on()
+            await until_merged(collector, acme=2)
+            assert await collector.drain(10)
+    assert calls(receiver.bodies[-1:]) == {"a": 2}
+
+
+async def test_collector_that_comes_back_goes_on_with_the_same_values_and_acknowledgements(tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        async with collecting(settings, {"h": host}, tmp_path) as collector:
+            await host.apply(ACME, "a", "b")
+            await until_merged(collector, acme=1)
+            assert await collector.drain(10)
+        async with collecting(settings, {"h": host}, tmp_path) as collector:
+            # The shard does not notice: what it defined before need not be defined again.
+            await host.apply(ACME, "a")
+            await until_merged(collector, acme=1)
+            assert await collector.drain(10)
+    assert calls(receiver.bodies[:1]) == {"a": 1, "b": 1}
+    assert calls(receiver.bodies[-1:]) == {"a": 2, "b": 1}
+
+
+async def test_half_edges_of_a_host_that_came_back_empty_end_without_another_span() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        host = Host(settings)
+        host.shards.book.put_overrides(whole_of(2, EDGES))
+        async with collecting(settings, {"h": host}) as collector:
+            await collector.put_overrides(whole_of(2, EDGES))
+            client = request(spans=[span(kind=3)], service="shop")
+            frames = group(host.shards.book.get(ACME), body=client)
+            assert None not in await asyncio.to_thread(host.shards.apply, frames)
+            await until_merged(collector, acme=1)
+            now_ns = NOW_NS + 60 * SECOND_NS
+            host.shards = ShardSet(host.shards.book, host.claim, lambda: now_ns)
+            await until_merged(collector, acme=2)
+            snapshot = (await collector.snapshots())[ACME]
+            assert (snapshot.registry["expired_edges_client"], snapshot.shards["open_edges"]) == (1, 0)
 
 
 async def test_actor_that_was_not_configured_knows_it_and_takes_no_settings() -> None:
@@ -179,15 +275,15 @@ async def test_configuring_again_brings_newer_overrides_and_other_hosts() -> Non
     one, two, three = Host(settings), Host(settings), Host(settings)
     async with collecting(settings, {"one": one, "two": two}) as collector:
         assert await collector.is_configured()
-        one.apply(ACME, "a")
+        await one.apply(ACME, "a")
         await until_merged(collector, acme=1)
-        await collector.configure(
-            settings, {"two": ActorHandle(two), "three": ActorHandle(three)}, whole_of(2, TENANTS)
-        )
+        three.name, three.collector = "three", collector
+        handles = {"two": ActorHandle(two), "three": ActorHandle(three)}
+        await collector.configure(settings, routes(handles), handles, whole_of(2, TENANTS))
         asked = len(one.pulls)
-        three.apply(ACME, "a")
-        two.apply(ACME, "a")
-        await until_merged(collector, acme=3)
+        await three.apply(ACME, "a")
+        await two.apply(GLOBEX, "a")
+        await until_merged(collector, acme=2, globex=1)
         assert len(one.pulls) - asked <= 1
         assert ("millrace_settings_version", (), 2) in await collector.measure()
 
@@ -196,16 +292,17 @@ async def test_drain_fetches_what_the_hosts_still_have_and_sends_it() -> None:
     async with Receiver() as receiver:
         settings = service(receiver)
         hosts = {"h0": Host(settings), "h1": Host(settings)}
+        tenants = dict(zip(hosts.values(), (ACME, GLOBEX), strict=True))
         async with collecting(settings, hosts) as collector:
             for host in hosts.values():
                 for _ in range(20):  # more than an outbox holds
-                    host.apply(ACME, "a")
-                    host.shards.pull("nobody", 1, {}, lambda _: True)
+                    await host.apply(tenants[host], "a")
+                    host.shards.pull({}, (), lambda _: True)
             assert await collector.drain(10)
             asked = [len(host.pulls) for host in hosts.values()]
             await asyncio.sleep(0.05)
             assert [len(host.pulls) for host in hosts.values()] == asked
-    assert calls(receiver.bodies[-1:]) == {"a": 40}
+    assert [calls([body]) for body in receiver.bodies[-2:]] == [{"a": 20}] * 2
 
 
 async def test_drain_merges_what_came_while_a_tenant_was_being_encoded() -> None:
@@ -213,11 +310,11 @@ async def test_drain_merges_what_came_while_a_tenant_was_being_encoded() -> None
         settings = service(receiver)
         host = Host(settings)
         async with collecting(settings, {"h": host}) as collector:
-            host.apply(ACME, "a")
+            await host.apply(ACME, "a")
             await until_merged(collector, acme=1)
             assert collector._tenants is not None
             async with collector._tenants._tenants[ACME]._lock:
-                host.apply(ACME, "a")
+                await host.apply(ACME, "a")
                 draining = asyncio.ensure_future(collector.drain(10))
                 asked = len(host.pulls)
                 await until(lambda: len(host.pulls) > asked + 2)
@@ -230,7 +327,7 @@ async def test_drain_is_not_held_up_by_a_host_that_hangs() -> None:
         settings = service(receiver)
         good, bad = Host(settings), Host(settings)
         async with collecting(settings, {"good": good, "bad": bad}) as collector:
-            good.apply(ACME, "a")
+            await good.apply(ACME, "a")
             bad.hang()
             async with asyncio.timeout(5):
                 assert not await collector.drain(0.4)
@@ -242,7 +339,7 @@ async def test_drain_says_so_when_an_endpoint_is_down() -> None:
         settings = service(receiver)
         host = Host(settings)
         async with collecting(settings, {"h": host}) as collector:
-            host.apply(ACME, "a")
+            await host.apply(ACME, "a")
             assert not await collector.drain(0.2)
 
 
@@ -252,7 +349,7 @@ async def test_tenants_that_are_switched_off_end() -> None:
     )
     host = Host(settings)
     async with collecting(settings, {"h": host}) as collector:
-        host.apply(ACME, "a")
+        await host.apply(ACME, "a")
         await until_merged(collector, acme=1)
         assert collector._tenants is not None
         await collector._tenants._tenants[ACME].collect()
@@ -266,9 +363,9 @@ async def test_tenants_beyond_the_bound_are_not_measured(monkeypatch: pytest.Mon
     settings = service()
     host = Host(settings)
     async with collecting(settings, {"h": host}) as collector:
-        host.apply(ACME, "a")
+        await host.apply(ACME, "a")
         await until_merged(collector, acme=1)
-        host.apply(TenantId("globex"), "a")
+        await host.apply(GLOBEX, "a")
         await until_merged(collector, acme=1, globex=1)
         merged = [labels for name, labels, _ in await collector.measure() if name == "millrace_records_merged_total"]
         assert merged == [("acme",)]
@@ -279,7 +376,7 @@ async def test_everything_measured_is_declared() -> None:
         settings = service(receiver)
         host = Host(settings)
         async with collecting(settings, {"h": host}) as collector:
-            host.apply(ACME, "a")
+            await host.apply(ACME, "a")
             await until_merged(collector, acme=1)
             assert collector._tenants is not None
             await collector._tenants._tenants[ACME].collect()

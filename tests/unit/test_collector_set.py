@@ -1,4 +1,3 @@
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,13 +6,13 @@ import pytest
 import structlog
 
 from tenants import _engine
-from tenants.endpoint import HttpClients, Surroundings
-from tenants.endpoint.collector_set import CollectorSet
+from tenants.endpoint.collector_set import CollectorSet, Taken
 from tenants.identity import TenantId
+from tenants.processing.flush_record import FlushRecord, Place, ShardKey
 from tenants.processing.profile import ProfileBook
 from tests.overrides_in_force import whole_of
-from tests.unit.receiver import LOOPBACK, Hang, Receiver
-from tests.unit.standing_clock import StandingClock
+from tests.unit.journalled import HOST, journalled, nobody_releases
+from tests.unit.receiver import Hang, Receiver
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
 from tests.unit.waiting import until
 
@@ -22,8 +21,8 @@ GLOBEX = TenantId("globex")
 
 @asynccontextmanager
 async def collecting(profiles: ProfileBook) -> AsyncIterator[CollectorSet]:
-    async with HttpClients(LOOPBACK) as clients:
-        tenants = CollectorSet(profiles, Surroundings(clients, StandingClock(), random.Random(7), "1.2.3"))
+    async with journalled() as bench:
+        tenants = CollectorSet(profiles, bench.around, bench.journal, nobody_releases)
         try:
             yield tenants
         finally:
@@ -31,11 +30,23 @@ async def collecting(profiles: ProfileBook) -> AsyncIterator[CollectorSet]:
                 await collector.close()
 
 
-def record(profiles: ProfileBook, tenant: TenantId, *names: str) -> bytes:
+def data(profiles: ProfileBook, tenant: TenantId, *names: str) -> bytes:
     profile = profiles.get(tenant)
     shard = _engine.Shard(profile.plan)
     shard.apply(group(profile, *names, count=1).payload, NOW_NS)
     return shard.flush(NOW_NS)
+
+
+async def hand_over(tenants: CollectorSet, tenant: TenantId, record: bytes) -> Taken:
+    """Hand over a record of the tenant's only shard, and wait until it is in force."""
+    key = ShardKey(tenant, 0, 1)
+    place = tenants.acknowledged(HOST).get(key)
+    if place is None:
+        place = Place((await tenants.claim(HOST, [key]))[key].epoch, 0)
+    taken = tenants.take([FlushRecord(key, Place(place.epoch, place.sequence + 1), record)])
+    for future in taken.futures:
+        await future
+    return taken
 
 
 def both(receiver: Receiver, **globex: Any) -> ProfileBook:
@@ -47,24 +58,51 @@ async def test_each_tenants_series_go_out_under_its_name() -> None:
     async with Receiver() as receiver:
         profiles = both(receiver)
         async with collecting(profiles) as tenants:
-            assert tenants.merge(ACME, "s", record(profiles, ACME, "a", "a"))
-            assert tenants.merge(GLOBEX, "s", record(profiles, GLOBEX, "b"))
+            await hand_over(tenants, ACME, data(profiles, ACME, "a", "a"))
+            await hand_over(tenants, GLOBEX, data(profiles, GLOBEX, "b"))
             assert await tenants.drain(10)
         sent = {request.header("X-Scope-OrgID"): calls([request.body]) for request in receiver.requests}
     assert sent == {"acme": {"a": 2}, "globex": {"b": 1}}
 
 
-async def test_record_that_cannot_be_read_is_an_error_and_one_that_meets_a_bug_waits() -> None:
+async def test_record_of_a_shard_that_owns_nothing_is_fenced() -> None:
     profiles = book()
     async with collecting(profiles) as tenants:
-        with pytest.raises(_engine.MalformedFrame):
-            tenants.merge(ACME, "s", b"damaged")
-        tenants._tenants[ACME]._registry = _Broken()  # type: ignore[assignment]
-        with structlog.testing.capture_logs() as logs:
-            assert not tenants.merge(ACME, "s", record(profiles, ACME, "a"))
-    assert [(line["event"], line["tenant"]) for line in logs] == [
-        ("flush record could not be merged, it has to wait", "acme")
-    ]
+        key = ShardKey(ACME, 0, 1)
+        record = data(profiles, ACME, "a")
+        assert tenants.take([FlushRecord(key, Place(3, 1), record)]) == Taken((), ((key, 3),))
+        (claimed,) = (await tenants.claim(HOST, [key])).values()
+        former = await tenants.claim("another", [key])
+        assert former[key].epoch > claimed.epoch
+        assert tenants.take([FlushRecord(key, Place(claimed.epoch, 1), record)]).fenced == ((key, claimed.epoch),)
+        assert (tenants.acknowledged(HOST), tenants.acknowledged("another")) == (
+            {},
+            {key: Place(former[key].epoch, 0)},
+        )
+
+
+async def test_record_is_merged_once_however_often_it_comes() -> None:
+    profiles = book()
+    async with collecting(profiles) as tenants:
+        key = ShardKey(ACME, 0, 1)
+        (claimed,) = (await tenants.claim(HOST, [key])).values()
+        record = FlushRecord(key, Place(claimed.epoch, 1), data(profiles, ACME, "a"))
+        for future in [*tenants.take([record, record]).futures, *tenants.take([record]).futures]:
+            await future
+        assert tenants.take([record]).futures == ()
+        assert tenants.acknowledged(HOST) == {key: record.place}
+        assert tenants.snapshots()[ACME].records == 1
+
+
+async def test_shard_that_is_gone_is_let_go() -> None:
+    profiles = book()
+    async with collecting(profiles) as tenants:
+        key = ShardKey(ACME, 0, 1)
+        (claimed,) = (await tenants.claim(HOST, [key])).values()
+        await tenants.let_go(HOST, [(key, claimed.epoch - 1), (ShardKey(GLOBEX, 0, 1), 1)])
+        assert tenants.acknowledged(HOST) == {key: Place(claimed.epoch, 0)}
+        await tenants.let_go(HOST, [(key, claimed.epoch)])
+        assert tenants.acknowledged(HOST) == {}
 
 
 async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
@@ -72,8 +110,8 @@ async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
         profiles = both(receiver)
         async with collecting(profiles) as tenants:
             for tenant in (ACME, GLOBEX):
-                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
-            tenants._tenants[ACME]._registry = _Broken()  # type: ignore[assignment]
+                await hand_over(tenants, tenant, data(profiles, tenant, "op"))
+            tenants._tenants[ACME]._state.registry = _Broken()  # type: ignore[assignment]
             with structlog.testing.capture_logs() as logs:
                 assert list(tenants.snapshots()) == [GLOBEX]
                 settings = spans_on(remote_write=[{"url": receiver.url}], max_active_series=7)
@@ -92,7 +130,7 @@ async def test_bug_in_the_end_of_one_tenant_leaves_the_others_theirs(monkeypatch
         profiles = both(receiver)
         async with collecting(profiles) as tenants:
             for tenant in (ACME, GLOBEX):
-                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
+                await hand_over(tenants, tenant, data(profiles, tenant, "op"))
 
             async def drain(_deadline_s: float) -> bool:
                 raise RuntimeError("bug")
@@ -109,7 +147,7 @@ async def test_dead_endpoint_of_one_tenant_does_not_delay_the_others_end() -> No
         profiles = both(receiver, remote_write=[{"url": dead.url}])
         async with collecting(profiles) as tenants:
             for tenant in (ACME, GLOBEX):
-                tenants.merge(tenant, "s", record(profiles, tenant, "op"))
+                await hand_over(tenants, tenant, data(profiles, tenant, "op"))
             assert not await tenants.drain(0.1)
     assert len(receiver.requests) == 1
 
@@ -118,7 +156,7 @@ async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again()
     async with Receiver() as receiver:
         profiles = both(receiver)
         async with collecting(profiles) as tenants:
-            tenants.merge(ACME, "s", record(profiles, ACME, "a"))
+            await hand_over(tenants, ACME, data(profiles, ACME, "a"))
             await tenants._tenants[ACME].collect()
             await tenants.end_finished()
             assert list(tenants.snapshots()) == [ACME]
@@ -130,9 +168,8 @@ async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again()
             await until(lambda: tenants._tenants[ACME].is_finished)
             await tenants.end_finished()
             assert tenants.snapshots() == {}
-            tenants.forget_source(ACME, "s")
             profiles.put_overrides(whole_of(3, overrides(acme=spans_on())))
-            tenants.merge(ACME, "s", record(profiles, ACME, "a"))
+            await hand_over(tenants, ACME, data(profiles, ACME, "a"))
             assert list(tenants.snapshots()) == [ACME]
 
 
@@ -141,7 +178,7 @@ async def test_overrides_reach_every_tenant_that_is_here() -> None:
     profiles = book(overrides(**entries))
     async with collecting(profiles) as tenants:
         for name in entries:
-            tenants.merge(TenantId(name), "s", record(profiles, TenantId(name), "a"))
+            await hand_over(tenants, TenantId(name), data(profiles, TenantId(name), "a"))
         profiles.put_overrides(whole_of(2, overrides(**{name: spans_on(collection_interval="1m") for name in entries})))
         await tenants.use_overrides(None)
         assert {collector._schedule.interval_s for collector in tenants._tenants.values()} == {60}

@@ -106,9 +106,6 @@ class Actor:
         await self._answer("snapshots")
         return {TenantId("acme"): self.name}
 
-    async def close_edges(self) -> None:
-        await self._answer("close_edges")
-
     async def drain(self, _deadline_s: float) -> bool:
         await self._answer("drain")
         return self.drains
@@ -182,9 +179,11 @@ async def test_gateways_are_configured_last_and_their_ports_returned(cluster: Cl
     routes = Routes(1, ("shard-host-0", "shard-host-1"), ("collector-0",))
     assert cluster.handles["shard-host-1"].sent("configure")[0][1] == routes
     assert cluster.handles["gateway-0"].sent("configure")[0][1] == routes
-    assert cluster.handles["collector-0"].sent("configure")[0][1] == {
-        name: cluster.handles[name] for name in routes.shard_hosts
-    }
+    assert cluster.handles["shard-host-1"].sent("configure")[0][2] == {"collector-0": cluster.handles["collector-0"]}
+    assert cluster.handles["collector-0"].sent("configure")[0][1:3] == (
+        routes,
+        {name: cluster.handles[name] for name in routes.shard_hosts},
+    )
 
 
 async def test_only_the_collector_is_told_secrets(cluster: Cluster, controller: Controller) -> None:
@@ -198,7 +197,7 @@ async def test_only_the_collector_is_told_secrets(cluster: Cluster, controller: 
         told = any(SECRET.encode() in pickle.dumps(arguments) for _, arguments in handle.arguments)
         assert told == (name == "collector-0"), name
     collector = cluster.handles["collector-0"]
-    assert (collector.sent("configure")[0][0], collector.sent("configure")[0][2]) == (CONFIG, whole_of(5, RUNTIME))
+    assert (collector.sent("configure")[0][0], collector.sent("configure")[0][3]) == (CONFIG, whole_of(5, RUNTIME))
     assert collector.sent("put_overrides") == [(change,)]
 
 
@@ -514,8 +513,6 @@ async def test_drain_goes_with_the_stream_and_ends_every_actor(cluster: Cluster,
         assert await controller.drain(4.0)
     assert cluster.journal == [
         ("gateway-0", "drain"),
-        ("shard-host-0", "close_edges"),
-        ("shard-host-1", "close_edges"),
         ("collector-0", "drain"),
     ]
     assert sorted(cluster.killed) == sorted(cluster.handles)
@@ -536,14 +533,10 @@ async def test_drain_says_so_when_something_is_left(cluster: Cluster, controller
 async def test_actors_that_hang_or_fail_leave_time_for_the_collector(cluster: Cluster, controller: Controller) -> None:
     await start(controller)
     cluster.actor("gateway-0").fails.add("drain")
-    cluster.actor("shard-host-0").hangs.add("close_edges")
     with silently() as logs:
         async with asyncio.timeout(2):
             assert await controller.drain(0.4)
-    assert [(line["kind"], line["log_level"]) for line in logs if "kind" in line] == [
-        ("gateway", "error"),
-        ("shard host", "error"),
-    ]
+    assert [(line["kind"], line["log_level"]) for line in logs if "kind" in line] == [("gateway", "error")]
     assert 0.1 < cluster.handles["collector-0"].sent("drain")[0][0] < 0.3
     assert sorted(cluster.killed) == sorted(cluster.handles)
 

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import grpc
 import httpx
@@ -10,7 +10,8 @@ from cluster.gateway.gateway import Gateway, Ports
 from cluster.gateway.listen import CannotListenError
 from cluster.measurements import families
 from cluster.placement import Routes
-from tenants.processing.shard_set import FrameGroup
+from tenants.processing.flush_record import Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.settings import ServiceConfig
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
@@ -29,9 +30,12 @@ class Host:
     def __init__(self) -> None:
         self.groups: list[FrameGroup] = []
 
-    async def ingest(self, group: FrameGroup) -> tuple[int, ...]:
+    async def ingest(self, group: FrameGroup) -> tuple[Place, ...]:
         self.groups.append(group)
-        return ()
+        return tuple(Place(1, 1) for _ in group.heads)
+
+    async def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
+        return {key: Place(1, 1) for key in keys}
 
 
 class Harness:
@@ -69,7 +73,9 @@ async def test_both_ports_lead_to_the_shard_host(harness: Harness) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.otlp_grpc}") as channel:
         export = channel.unary_unary(EXPORT)
         assert await export(request("b"), metadata=(("x-scope-orgid", "acme"),), timeout=10) == b""
-    assert [str(key) for group in harness.host.groups for key, _ in group.shards] == ["acme/0of1"] * 2
+    assert [str(key) for group in harness.host.groups for key in (head.key for head in group.heads)] == [
+        "acme/0of1"
+    ] * 2
     measured = await harness.gateway.measure()
     assert len(list(families({"gateway-0": measured}))) >= 6
     figures = {(name, *labels): value for name, labels, value in measured}

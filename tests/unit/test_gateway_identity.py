@@ -1,5 +1,5 @@
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import grpc
@@ -13,7 +13,8 @@ from cluster.gateway import gateway as gateway_module
 from cluster.gateway.gateway import Gateway, Ports
 from cluster.placement import Routes
 from tenants.identity import Scope, Token, new_token
-from tenants.processing.shard_set import FrameGroup
+from tenants.processing.flush_record import Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.certificate_files import CertificateFiles
@@ -30,9 +31,12 @@ class Host:
     def __init__(self) -> None:
         self.shards: list[str] = []
 
-    async def ingest(self, group: FrameGroup) -> tuple[int, ...]:
-        self.shards += [str(key) for key, _ in group.shards]
-        return ()
+    async def ingest(self, group: FrameGroup) -> tuple[Place, ...]:
+        self.shards += [str(head.key) for head in group.heads]
+        return tuple(Place(1, 1) for _ in group.heads)
+
+    async def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
+        return {key: Place(1, 1) for key in keys}
 
 
 class Harness:

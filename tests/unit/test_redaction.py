@@ -11,8 +11,8 @@ from tenants import _engine
 from tenants.endpoint import EndpointCounters, InvalidEndpointError, TenantEndpointSnapshot
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity import TenantId
-from tenants.processing.flush_record import FlushRecord, Pulled, ShardKey
-from tenants.processing.shard_set import FrameGroup
+from tenants.processing.flush_record import FlushRecord, Place, Pulled, ShardKey
+from tenants.processing.frame_group import FrameGroup, FrameHead
 from tenants.settings import Fault, SettingsError, resolve
 from tenants.settings.in_force import OverridesInForce, applied, change_between, whole
 from tenants.settings.redaction import change_without_endpoints, without_endpoints
@@ -108,9 +108,9 @@ CROSSING = [
     resolve(CONFIG, IN_FORCE, ACME),
     Routes(1, ("h0", "h1"), ("c",)),
     Ports(1, 2),
-    FrameGroup(((KEY, 3),), b"abc"),
-    Pulled(7, (FlushRecord(KEY, 1, b"x"),), (KEY,)),
-    {KEY: 5},
+    FrameGroup((FrameHead(KEY, (0, 1), b"fingerprint", 3),), b"abc"),
+    Pulled((FlushRecord(KEY, Place(3, 1), b"x"),), ((KEY, 2),)),
+    {KEY: Place(2, 5)},
     TenantCollectorSnapshot(
         {"edges": 1}, TenantEndpointSnapshot((COUNTERS,), (COUNTERS,), {"no_endpoint": 0}), 1, 0.5, 2
     ),

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenants import _engine
-from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.processing.profile import TenantProfile
 from tenants.settings.model import validate
@@ -18,8 +17,8 @@ from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.write_relabel import rules_json
 from tests.reference_relabel import relabelled
 from tests.remote_write import decode, is_stale_marker
-from tests.unit.receiver import LOOPBACK, Receiver
-from tests.unit.standing_clock import StandingClock
+from tests.unit.journalled import journalled, merge
+from tests.unit.receiver import Receiver
 from tests.unit.tenant_work import ACME, NOW_NS, book, group, overrides, spans_on
 
 CALLS = "traces_spanmetrics_calls_total"
@@ -28,11 +27,6 @@ NOW_MS = NOW_NS // 1_000_000
 ONLY_CALLS = [{"source_labels": ["__name__"], "regex": CALLS, "action": "keep"}]
 WITHOUT_NAMES = [*ONLY_CALLS, {"regex": "span_name", "action": "labeldrop"}]
 RENAMED = [{"source_labels": ["__name__"], "regex": "traces_(.+)", "target_label": "__name__", "replacement": "my_$1"}]
-
-
-@pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
 
 
 def profile(endpoints: Iterable[tuple[Receiver, list[dict[str, Any]]]], **settings: Any) -> TenantProfile:
@@ -44,9 +38,9 @@ def profile(endpoints: Iterable[tuple[Receiver, list[dict[str, Any]]]], **settin
 
 
 @asynccontextmanager
-async def collecting(settings: TenantProfile, clock: StandingClock) -> AsyncIterator[TenantCollector]:
-    async with HttpClients(LOOPBACK) as clients:
-        collector = TenantCollector(settings, Surroundings(clients, clock, random.Random(7), "1.2.3"))
+async def collecting(settings: TenantProfile) -> AsyncIterator[TenantCollector]:
+    async with journalled() as bench:
+        collector = bench.collector(settings)
         collector.start()
         try:
             yield collector
@@ -64,12 +58,12 @@ def series(bodies: Iterable[bytes]) -> list[dict[str, str]]:
     return [dict(sorted(key)) for body in bodies for key in decode(body)]
 
 
-async def test_each_endpoint_gets_what_its_rules_leave(clock: StandingClock) -> None:
+async def test_each_endpoint_gets_what_its_rules_leave() -> None:
     async with Receiver() as plain, Receiver() as calls, Receiver() as again, Receiver() as renamed:
         endpoints = [(plain, []), (calls, ONLY_CALLS), (again, ONLY_CALLS), (renamed, RENAMED)]
         settings = profile(endpoints)
-        async with collecting(settings, clock) as collector:
-            collector.merge(0, counted(settings, "a", "b"))
+        async with collecting(settings) as collector:
+            await merge(collector, 0, counted(settings, "a", "b"))
             await collector.collect()
             assert await collector.drain(10)
     whole = series(plain.bodies)
@@ -81,28 +75,28 @@ async def test_each_endpoint_gets_what_its_rules_leave(clock: StandingClock) -> 
     assert sorted(map(str, series(renamed.bodies))) == sorted(map(str, expected))
 
 
-async def test_external_labels_are_there_when_rules_are_applied(clock: StandingClock) -> None:
+async def test_external_labels_are_there_when_rules_are_applied() -> None:
     rules = [*ONLY_CALLS, {"source_labels": ["cluster", "span_name"], "target_label": "both"}]
     text = "metrics_generator: {registry: {external_labels: {cluster: k}}}"
     async with Receiver() as receiver:
         endpoint = {"url": receiver.url, "write_relabel_configs": rules}
         settings = book(overrides(acme=spans_on(remote_write=[endpoint])), text).get(ACME)
-        async with collecting(settings, clock) as collector:
-            collector.merge(0, counted(settings, "a"))
+        async with collecting(settings) as collector:
+            await merge(collector, 0, counted(settings, "a"))
             await collector.collect()
             assert await collector.drain(10)
     assert {each["both"] for each in series(receiver.bodies)} == {"k;a"}
 
 
-async def test_series_that_become_one_are_sent_once_and_counted(clock: StandingClock) -> None:
+async def test_series_that_become_one_are_sent_once_and_counted() -> None:
     async with Receiver() as receiver:
         settings = profile([(receiver, WITHOUT_NAMES)])
-        async with collecting(settings, clock) as collector:
+        async with collecting(settings) as collector:
             assert collector.snapshot().relabel_left_out == {"collision": 0, "without_name": 0, "too_large": 0}
             # The second is the first by its labels, whoever came first.
-            collector.merge(0, counted(settings, "b", "b", "b"))
-            collector.merge(1, counted(settings, "a"))
-            collector.merge(1, counted(settings, "c"))
+            await merge(collector, 0, counted(settings, "b", "b", "b"))
+            await merge(collector, 1, counted(settings, "a"))
+            await merge(collector, 1, counted(settings, "c"))
             await collector.collect()
             await receiver.wait_for_requests(1)
             assert collector.snapshot().relabel_left_out == {"collision": 2, "without_name": 0, "too_large": 0}
@@ -111,23 +105,23 @@ async def test_series_that_become_one_are_sent_once_and_counted(clock: StandingC
     assert sent.samples[-1][1] == 1
 
 
-async def test_series_without_a_name_does_not_spoil_the_others(clock: StandingClock) -> None:
+async def test_series_without_a_name_does_not_spoil_the_others() -> None:
     rules = [*ONLY_CALLS, {"source_labels": ["span_name"], "regex": "a", "target_label": "__name__", "replacement": ""}]
     async with Receiver() as receiver:
         settings = profile([(receiver, rules)])
-        async with collecting(settings, clock) as collector:
-            collector.merge(0, counted(settings, "a", "b"))
+        async with collecting(settings) as collector:
+            await merge(collector, 0, counted(settings, "a", "b"))
             await collector.collect()
             await receiver.wait_for_requests(1)
             assert collector.snapshot().relabel_left_out["without_name"] == 1
     assert [each["span_name"] for each in series(receiver.bodies)] == ["b"]
 
 
-async def test_endpoint_whose_rules_change_goes_on_with_the_new_ones(clock: StandingClock) -> None:
+async def test_endpoint_whose_rules_change_goes_on_with_the_new_ones() -> None:
     async with Receiver() as receiver:
         settings = profile([(receiver, ONLY_CALLS)])
-        async with collecting(settings, clock) as collector:
-            collector.merge(0, counted(settings, "a"))
+        async with collecting(settings) as collector:
+            await merge(collector, 0, counted(settings, "a"))
             await collector.collect()
             await receiver.wait_for_requests(1)
             collector.use(profile([(receiver, [*ONLY_CALLS, *RENAMED])]))

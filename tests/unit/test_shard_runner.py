@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from tenants import _engine
-from tenants.processing.flush_record import FlushRecord, ShardKey
+from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import TenantProfile
 from tenants.processing.shard_runner import MAX_OUTBOX, ShardRunner
 from tests.unit.tenant_work import (
@@ -21,8 +22,7 @@ from tests.unit.tenant_work import (
 )
 
 KEY = ShardKey(ACME, 0, 1)
-READER = ("collector-0", 1)
-NEXT_READER = ("collector-0", 2)
+EPOCH = 7
 
 
 def profile(**generator: Any) -> TenantProfile:
@@ -30,31 +30,46 @@ def profile(**generator: Any) -> TenantProfile:
 
 
 PLAIN = profile()
+CLIENT = request(spans=[span(kind=3, trace_id=b"\x05" * 16, span_id=b"\x06" * 8)], service="shop")
+SERVER = request(
+    spans=[span(kind=2, trace_id=b"\x05" * 16, span_id=b"\x09" * 8, parent_span_id=b"\x06" * 8)], service="stock"
+)
 
 
 class Tenant:
-    """A runner and a registry that is fed by hand."""
+    """A runner, and what its collector makes of the records."""
 
     def __init__(self, settings: TenantProfile = PLAIN) -> None:
         self.profile = settings
-        self.runner = ShardRunner(KEY, settings, NOW_NS)
-        self.begin_registry()
-
-    def begin_registry(self) -> None:
-        self.registry = _engine.Registry(self.profile.plan, NOW_NS // 1_000_000)
+        self.epoch = EPOCH
+        self.runner = ShardRunner(KEY, Claimed(EPOCH, b""), settings, NOW_NS)
+        self.registry = _engine.Registry(settings.plan, NOW_NS // 1_000_000)
+        self.mirror = _engine.Mirror(600 * SECOND_NS)
         self.merged = 0
 
-    def apply(self, *names: str, at_ns: int = NOW_NS, body: bytes = b"") -> bool:
-        return self.runner.apply(memoryview(group(self.profile, *names, body=body).payload), self.profile, at_ns)
+    def apply(self, *names: str, at_ns: int = NOW_NS, body: bytes = b"") -> Place | None:
+        return self.apply_group(group(self.profile, *names, body=body), at_ns)
 
-    def flush(self, *, reader: object = READER, at_ns: int = NOW_NS) -> tuple[FlushRecord, ...]:
-        return self.runner.flush(reader, self.merged, self.profile, at_ns)  # type: ignore[arg-type]
+    def apply_group(self, frames: FrameGroup, at_ns: int = NOW_NS) -> Place | None:
+        (head,) = frames.heads
+        return self.runner.apply(head, memoryview(frames.payload), self.profile, at_ns)
+
+    def flush(self, *, at_ns: int = NOW_NS) -> tuple[FlushRecord, ...]:
+        return self.runner.flush(Place(self.epoch, self.merged), self.profile, at_ns)
 
     def merge(self, records: tuple[FlushRecord, ...]) -> None:
         for record in records:
-            if record.sequence > self.merged:
-                self.registry.merge(0, record.data, NOW_NS)
-                self.merged = record.sequence
+            if record.place.epoch == self.epoch and record.place.sequence == self.merged + 1:
+                self.registry.merge(self.epoch, record.data, NOW_NS)
+                self.mirror.apply(KEY.index, KEY.count, record.data, NOW_NS)
+                self.merged += 1
+
+    def begin_successor(self, at_ns: int = NOW_NS) -> None:
+        """The runner is lost; its successor claims the range."""
+        self.epoch += 1
+        state = self.mirror.claim(KEY.index, KEY.count, at_ns)
+        self.runner = ShardRunner(KEY, Claimed(self.epoch, state), self.profile, at_ns)
+        self.merged = 0
 
     def calls(self) -> dict[str, float]:
         return collected(self.registry)
@@ -77,21 +92,13 @@ def test_records_come_again_under_their_number_until_they_are_acknowledged() -> 
     tenant.apply("a", "b")
     both = tenant.flush()
     assert both[:1] == first
-    assert both[1].sequence == first[0].sequence + 1
+    assert both[1].place.sequence == first[0].place.sequence + 1
     tenant.merge(both)
     tenant.apply("b")
     third = tenant.flush()
-    assert [record.sequence for record in third] == [both[1].sequence + 1]
+    assert [record.place.sequence for record in third] == [both[1].place.sequence + 1]
     tenant.merge(third)
     assert tenant.calls() == {"a": 2, "b": 2}
-
-
-def test_sequences_begin_above_those_of_a_former_shard_of_the_same_key() -> None:
-    former, later = Tenant(), ShardRunner(KEY, PLAIN, NOW_NS + SECOND_NS)
-    former.apply("a")
-    later.apply(memoryview(group(PLAIN, "a").payload), PLAIN, NOW_NS + SECOND_NS)
-    (old,), (new,) = former.flush(), later.flush(READER, 0, PLAIN, NOW_NS + SECOND_NS)
-    assert new.sequence > old.sequence
 
 
 def test_shard_counts_in_place_while_its_outbox_is_full() -> None:
@@ -108,74 +115,98 @@ def test_shard_counts_in_place_while_its_outbox_is_full() -> None:
 
 def test_damaged_frame_is_refused_and_counts_nothing() -> None:
     tenant = Tenant()
-    frame = bytearray(group(PLAIN, "a").payload)
-    frame[10] ^= 1
+    frames = group(PLAIN, "a")
+    damaged = bytearray(frames.payload)
+    damaged[10] ^= 1
     with pytest.raises(_engine.MalformedFrame):
-        tenant.runner.apply(memoryview(bytes(frame)), PLAIN, NOW_NS)
+        tenant.apply_group(FrameGroup(frames.heads, bytes(damaged)))
     assert tenant.flush() == ()
-
-
-# A collector that lost what it knew
-
-
-def test_new_collector_can_read_what_waits_and_what_follows() -> None:
-    tenant = Tenant()
-    tenant.apply("a")
+    # It is not taken for one that was counted.
+    tenant.apply_group(frames)
     tenant.merge(tenant.flush())
-    tenant.apply("a", "b")
-    tenant.flush()  # lost on its way
-    tenant.begin_registry()
-    tenant.merge(tenant.flush(reader=NEXT_READER))
-    tenant.apply("a", "b", "c")
-    tenant.merge(tenant.flush(reader=NEXT_READER))
-    assert tenant.calls() == {"a": 2, "b": 2, "c": 1}
-
-
-def test_first_collector_is_sent_no_definitions_of_its_own() -> None:
-    tenant = Tenant()
-    assert tenant.flush() == ()
-    tenant.apply("a")
-    assert len(tenant.flush()) == 1
-
-
-def test_collectors_that_die_one_after_the_other_do_not_fill_the_outbox() -> None:
-    tenant = Tenant()
-    tenant.apply("a")
-    tenant.merge(tenant.flush())
-    for life in range(20):
-        waiting = tenant.flush(reader=("collector-0", 2 + life))
-        tenant.merged = 0
-    assert len(waiting) == 1
-    tenant.apply("a")
-    tenant.begin_registry()
-    tenant.merge(tenant.flush(reader=("collector-0", 99)))
     assert tenant.calls() == {"a": 1}
 
 
-def test_what_the_same_collector_has_merged_is_not_counted_again_when_it_asks_for_definitions() -> None:
+# What comes again
+
+
+def test_place_of_a_frame_is_the_record_that_will_hold_it() -> None:
     tenant = Tenant()
-    tenant.apply("a")
+    assert tenant.apply("a") == Place(EPOCH, 1)
+    assert tenant.apply("b") == Place(EPOCH, 1)
+    waiting = tenant.flush()
+    assert tenant.apply("a") == Place(EPOCH, 2)
+    assert tenant.runner.durable == Place(EPOCH, 0)
+    tenant.merge(waiting)
+    tenant.flush()
+    assert tenant.runner.durable == Place(EPOCH, 1)
+
+
+def test_request_that_comes_again_is_counted_once_and_is_where_it_was_counted() -> None:
+    tenant = Tenant()
+    frames = group(PLAIN, "a")
+    assert tenant.apply_group(frames) == tenant.apply_group(frames) == Place(EPOCH, 1)
     tenant.merge(tenant.flush())
-    tenant.merge(tenant.flush(reader=NEXT_READER))
-    tenant.apply("a")
-    tenant.merge(tenant.flush(reader=NEXT_READER))
+    assert tenant.apply_group(frames) == Place(EPOCH, 1)
+    tenant.apply("b")
+    # Not the record before: that may be of a time before the request was counted.
+    assert tenant.apply_group(frames) == Place(EPOCH, 2)
+    tenant.merge(tenant.flush())
+    assert tenant.calls() == {"a": 1, "b": 1}
+
+
+def test_request_is_forgotten_after_a_while() -> None:
+    tenant = Tenant()
+    frames = group(PLAIN, "a")
+    tenant.apply_group(frames)
+    tenant.merge(tenant.flush())
+    tenant.apply_group(frames, NOW_NS + 601 * SECOND_NS)
+    tenant.merge(tenant.flush(at_ns=NOW_NS + 601 * SECOND_NS))
     assert tenant.calls() == {"a": 2}
 
 
-def test_records_from_before_a_change_of_settings_are_read_with_their_own_definitions() -> None:
+# Successors
+
+
+def test_successor_knows_what_was_journalled_and_counts_the_rest_when_it_comes_again() -> None:
     tenant = Tenant()
-    tenant.apply("a", "b")
+    first, second = group(PLAIN, "a"), group(PLAIN, "b")
+    tenant.apply_group(first)
     tenant.merge(tenant.flush())
-    tenant.apply("b")
-    tenant.flush()  # waits, and names b by a number that only merged records define
-    tenant.profile = profile(**spans_on(max_active_series=1000))
-    tenant.apply("c")
-    tenant.flush()
-    tenant.begin_registry()
-    tenant.merge(tenant.flush(reader=NEXT_READER))
-    tenant.apply("c", "a")
-    tenant.merge(tenant.flush(reader=NEXT_READER))
-    assert tenant.calls() == {"a": 1, "b": 1, "c": 2}
+    tenant.apply_group(second)
+    tenant.flush()  # lost on its way
+    tenant.begin_successor()
+    assert tenant.apply_group(first) == Place(EPOCH + 1, 0)
+    assert tenant.apply_group(second) == Place(EPOCH + 1, 1)
+    tenant.merge(tenant.flush())
+    assert tenant.calls() == {"a": 1, "b": 1}
+
+
+def test_successor_goes_on_with_the_half_edges() -> None:
+    tenant = Tenant(profile(**edges_on()))
+    tenant.apply(body=CLIENT)
+    tenant.merge(tenant.flush())
+    tenant.begin_successor()
+    assert tenant.runner.stats()["open_edges"] == 1
+    tenant.apply(body=SERVER)
+    tenant.merge(tenant.flush())
+    assert (tenant.runner.stats()["open_edges"], tenant.registry.stats()["edges"]) == (0, 1)
+    assert tenant.mirror.stats()["open_edges"] == 0
+
+
+def test_released_runner_hands_over_everything_and_counts_no_more() -> None:
+    tenant = Tenant(profile(**edges_on()))
+    tenant.apply(body=CLIENT)
+    released = tenant.runner.release(NOW_NS)
+    assert released == tenant.runner.release(NOW_NS) == tenant.flush()
+    assert tenant.apply(body=SERVER) is None
+    assert (tenant.runner.is_retired, tenant.runner.is_spent) == (True, False)
+    tenant.merge(released)
+    assert tenant.flush() == ()
+    assert tenant.runner.is_spent
+    # The half edge waits for its other half elsewhere.
+    assert tenant.mirror.stats()["open_edges"] == 1
+    assert tenant.registry.stats()["expired_edges_client"] == 0
 
 
 # Settings
@@ -201,7 +232,7 @@ def test_equal_settings_in_another_object_change_nothing() -> None:
     tenant.profile = profile()
     assert tenant.profile.plan is not PLAIN.plan
     tenant.apply("a")
-    tenant.begin_registry()
+    tenant.registry = _engine.Registry(tenant.profile.plan, NOW_NS // 1_000_000)
     # Nothing is defined again, so who knows nothing cannot read it.
     with pytest.raises(_engine.MalformedFrame):
         tenant.merge(tenant.flush())
@@ -209,14 +240,9 @@ def test_equal_settings_in_another_object_change_nothing() -> None:
 
 def test_half_edges_outlive_a_change_of_settings() -> None:
     tenant = Tenant(profile(**edges_on()))
-    half = {"trace_id": b"\x05" * 16, "span_id": b"\x06" * 8}
-    client = request(spans=[span(kind=3, **half)], service="shop")
-    server = request(
-        spans=[span(kind=2, trace_id=b"\x05" * 16, span_id=b"\x09" * 8, parent_span_id=b"\x06" * 8)], service="stock"
-    )
-    tenant.apply(body=client)
+    tenant.apply(body=CLIENT)
     tenant.profile = profile(**edges_on(processor={"service_graphs": {"dimensions": ["x"]}}))
-    tenant.apply(body=server)
+    tenant.apply(body=SERVER)
     tenant.merge(tenant.flush())
     assert tenant.registry.stats()["edges"] == 1
     assert tenant.registry.stats()["active_series"] > 0
@@ -236,16 +262,6 @@ def test_edges_expire_without_news_from_the_tenant() -> None:
     assert tenant.registry.stats()["expired_edges_client"] == 1
 
 
-def test_closed_edges_are_handed_over_even_if_the_outbox_is_full() -> None:
-    tenant = Tenant(profile(**edges_on()))
-    for index in range(MAX_OUTBOX + 1):
-        tenant.apply(body=request(spans=[span(kind=3, trace_id=bytes([index + 1]) * 16)], service="shop"))
-        tenant.flush()
-    tenant.runner.close_edges(NOW_NS)
-    tenant.merge(tenant.flush())
-    assert tenant.registry.stats()["expired_edges_client"] == MAX_OUTBOX + 1
-
-
 def test_shard_retires_when_all_is_handed_over_and_it_was_idle_for_long() -> None:
     tenant = Tenant()
     tenant.apply("a")
@@ -260,7 +276,7 @@ def test_shard_retires_when_all_is_handed_over_and_it_was_idle_for_long() -> Non
     tenant.flush(at_ns=late)
     assert not tenant.runner.retire_if_idle(NOW_NS)  # used since
     assert tenant.runner.retire_if_idle(late)
-    assert not tenant.apply("a", at_ns=late)
+    assert tenant.apply("a", at_ns=late) is None
     assert tenant.calls() == {"a": 1}
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import math
-import random
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,12 +10,13 @@ import pytest
 import structlog
 
 from tenants import _engine
-from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.tenant_collector import TenantCollector
+from tenants.processing.flush_record import FlushRecord, Place
 from tenants.processing.profile import TenantProfile
 from tests.remote_write import decode, is_stale_marker
 from tests.unit.fake_clock import START_MS
-from tests.unit.receiver import LOOPBACK, Hang, Hold, Receiver
+from tests.unit.journalled import HOST, Bench, journalled, merge
+from tests.unit.receiver import Hang, Hold, Receiver
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
 from tests.unit.waiting import until
@@ -25,14 +25,14 @@ LABELS_ARE_LOOKED_AT_EVERY_MS = 15_000  # processors §4.8
 
 
 @pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
+async def bench() -> AsyncIterator[Bench]:
+    async with journalled() as made:
+        yield made
 
 
 @pytest.fixture
-async def around(clock: StandingClock) -> AsyncIterator[Surroundings]:
-    async with HttpClients(LOOPBACK) as clients:
-        yield Surroundings(clients, clock, random.Random(7), "1.2.3")
+def clock(bench: Bench) -> StandingClock:
+    return bench.clock
 
 
 def profile(*urls: str, generator: dict[str, Any] | None = None, **settings: Any) -> TenantProfile:
@@ -42,8 +42,8 @@ def profile(*urls: str, generator: dict[str, Any] | None = None, **settings: Any
 
 
 @asynccontextmanager
-async def collecting(settings: TenantProfile, around: Surroundings) -> AsyncIterator[TenantCollector]:
-    collector = TenantCollector(settings, around)
+async def collecting(settings: TenantProfile, bench: Bench) -> AsyncIterator[TenantCollector]:
+    collector = bench.collector(settings)
     collector.start()
     try:
         yield collector
@@ -66,7 +66,7 @@ class Shard:
 @contextmanager
 def encoding(collector: TenantCollector) -> Iterator[threading.Event]:
     """Let the next collection take until the event is set, as that of a big tenant does."""
-    registry = collector._registry
+    registry = collector._state.registry
     finish = threading.Event()
 
     class Slow:
@@ -78,12 +78,12 @@ def encoding(collector: TenantCollector) -> Iterator[threading.Event]:
             assert finish.is_set(), f"{name} waits for the registry in the event loop"
             return getattr(registry, name)
 
-    collector._registry = Slow()  # type: ignore[assignment]
+    collector._state.registry = Slow()  # type: ignore[assignment]
     try:
         yield finish
     finally:
         finish.set()
-        collector._registry = registry
+        collector._state.registry = registry
 
 
 async def begin_collection(collector: TenantCollector) -> "asyncio.Task[None]":
@@ -96,16 +96,16 @@ def times(bodies: list[bytes]) -> list[int]:
     return [series.samples[-1][0] for body in bodies for series in list(decode(body).values())[:1]]
 
 
-async def test_series_are_sent_at_the_tenants_interval(around: Surroundings, clock: StandingClock) -> None:
+async def test_series_are_sent_at_the_tenants_interval(bench: Bench, clock: StandingClock) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url, collection_interval="10s")
-        async with collecting(settings, around) as collector:
+        async with collecting(settings, bench) as collector:
             shards = [Shard(settings), Shard(settings)]
             for source, shard in enumerate(shards):
-                assert collector.merge(source, shard.record("a", "b"))
+                assert await merge(collector, source, shard.record("a", "b"))
             await clock.pass_by(20)  # its phase is somewhere within the interval
             await receiver.wait_for_requests(2)
-            assert collector.merge(0, shards[0].record("b"))
+            assert await merge(collector, 0, shards[0].record("b"))
             await clock.pass_by(10)
             await receiver.wait_for_requests(3)
             assert calls(receiver.bodies[:1]) == {"a": 2, "b": 2}
@@ -117,26 +117,34 @@ async def test_series_are_sent_at_the_tenants_interval(around: Surroundings, clo
             assert collector.snapshot().records == 3
 
 
-async def test_definitions_of_each_shard_are_its_own(around: Surroundings) -> None:
+async def test_definitions_of_each_shard_are_its_own(bench: Bench) -> None:
     settings = profile()
-    collector = TenantCollector(settings, around)
+    collector = bench.collector(settings)
     one, two = Shard(settings), Shard(settings)
-    collector.merge(("host-0", 1), one.record("a", "b"))
-    collector.merge(("host-1", 1), two.record("b", "a"))
-    collector.merge(("host-0", 1), one.record("b"))
-    assert calls(b.body for b in collector._registry.collect(START_MS + 10, [], 2000)) == {"a": 2, "b": 3}
-    collector.forget_source(("host-0", 1))
-    collector.forget_source(("host-0", 1))
-    with pytest.raises(_engine.MalformedFrame):
-        collector.merge(("host-0", 1), one.record("a"))
-    assert collector.merge(("host-1", 1), two.record("a"))
+    await merge(collector, 0, one.record("a", "b"))
+    await merge(collector, 1, two.record("b", "a"))
+    await merge(collector, 0, one.record("b"))
+    assert calls(b.body for b in collector._state.registry.collect(START_MS + 10, [], 2000)) == {"a": 2, "b": 3}
 
 
-async def test_timestamps_grow_whatever_the_clock_does(around: Surroundings, clock: StandingClock) -> None:
+async def test_record_that_cannot_be_read_costs_its_shard_the_range(bench: Bench) -> None:
+    settings = profile()
+    collector = bench.collector(settings)
+    await merge(collector, 0, Shard(settings).record("a"))
+    ((key, place),) = collector.acknowledged(HOST)
+    with structlog.testing.capture_logs() as logs:
+        await merge(collector, 0, b"damaged")
+    assert [line["event"] for line in logs] == ["flush record cannot be read"]
+    record = FlushRecord(key, Place(place.epoch, place.sequence + 1), b"")
+    assert (collector.is_fenced(record), list(collector.acknowledged(HOST))) == (True, [])
+    assert collector.snapshot().records == 1
+
+
+async def test_timestamps_grow_whatever_the_clock_does(bench: Bench, clock: StandingClock) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             await collector.collect()
             await collector.collect()
             clock.time_ms -= 60_000
@@ -153,50 +161,46 @@ async def test_timestamps_grow_whatever_the_clock_does(around: Surroundings, clo
 # While a thread encodes
 
 
-async def test_record_that_comes_while_encoding_is_refused_and_can_come_again(around: Surroundings) -> None:
+async def test_record_that_comes_while_encoding_is_refused_and_can_come_again(bench: Bench) -> None:
     settings = profile()
-    async with collecting(settings, around) as collector:
+    async with collecting(settings, bench) as collector:
         shard = Shard(settings)
-        collector.merge(0, shard.record("a"))
+        await merge(collector, 0, shard.record("a"))
         late = shard.record("a")
         with encoding(collector) as finish:
             collection = await begin_collection(collector)
-            assert not collector.merge(0, late)
+            assert not await merge(collector, 0, late)
             assert collector.snapshot().records == 1
             finish.set()
             await collection
-        assert collector.merge(0, late)
+        assert await merge(collector, 0, late)
         assert collector.snapshot().records == 2
 
 
-async def test_nothing_waits_for_the_encoding_in_the_event_loop(around: Surroundings) -> None:
+async def test_nothing_waits_for_the_encoding_in_the_event_loop(bench: Bench) -> None:
     settings = profile()
-    async with collecting(settings, around) as collector:
+    async with collecting(settings, bench) as collector:
         shard = Shard(settings)
-        collector.merge(0, shard.record("a"))
+        await merge(collector, 0, shard.record("a"))
         before = collector.snapshot()
         with encoding(collector) as finish:
             collection = await begin_collection(collector)
             assert collector.snapshot().registry == before.registry
             collector.use(profile(max_active_series=1))
             collector.use(profile(generator={}))
-            collector.forget_source(0)
             assert not collector.is_finished
             finish.set()
             await collection
         assert collector.snapshot().collections == 1
-        # What was put off has been done: a shard that is forgotten cannot be read, and all series end.
-        with pytest.raises(_engine.MalformedFrame):
-            collector.merge(0, shard.record("a"))
         await collector.collect()  # still under the former settings
         await collector.collect()
         assert collector.snapshot().registry["entities"] == 0
 
 
-async def test_tenant_that_is_being_encoded_is_not_finished_before_it_is_sent(around: Surroundings) -> None:
+async def test_tenant_that_is_being_encoded_is_not_finished_before_it_is_sent(bench: Bench) -> None:
     settings = profile()
-    async with collecting(settings, around) as collector:
-        collector.merge(0, Shard(settings).record("a"))
+    async with collecting(settings, bench) as collector:
+        await merge(collector, 0, Shard(settings).record("a"))
         await collector.collect()
         collector.use(profile(generator={}))
         await collector.collect()  # still under the former settings
@@ -209,13 +213,13 @@ async def test_tenant_that_is_being_encoded_is_not_finished_before_it_is_sent(ar
 
 
 @pytest.mark.parametrize("way", ["drain", "close"])
-async def test_collection_that_has_begun_is_finished_before_the_end(around: Surroundings, way: str) -> None:
+async def test_collection_that_has_begun_is_finished_before_the_end(bench: Bench, way: str) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url, collection_interval="1s")
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             with encoding(collector) as finish:
-                clock: Any = around.clock
+                clock: Any = bench.clock
                 clock.move(2)
                 await until(collector._lock.locked)
                 end = asyncio.ensure_future(collector.drain(10) if way == "drain" else collector.close())
@@ -245,15 +249,15 @@ class Noting:
         return getattr(self._registry, name)
 
 
-async def test_only_what_changed_is_touched(around: Surroundings) -> None:
+async def test_only_what_changed_is_touched(bench: Bench) -> None:
     async with Receiver(otherwise=Hold()) as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             await collector.collect()
             await receiver.wait_for_requests(1)
-            registry = Noting(collector._registry)
-            collector._registry = registry  # type: ignore[assignment]
+            registry = Noting(collector._state.registry)
+            collector._state.registry = registry  # type: ignore[assignment]
             with structlog.testing.capture_logs() as logs:
                 collector.use(settings)
                 collector.use(profile(receiver.url))  # equal, another object
@@ -276,11 +280,11 @@ async def test_only_what_changed_is_touched(around: Surroundings) -> None:
             assert used == ["collect_each", "set_plan"]
 
 
-async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_finished(around: Surroundings) -> None:
+async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_finished(bench: Bench) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             await collector.collect()
             assert not collector.is_finished
             collector.use(profile(receiver.url, generator={}))
@@ -293,11 +297,11 @@ async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_
     assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[2]).values())
 
 
-async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(around: Surroundings) -> None:
+async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(bench: Bench) -> None:
     async with Receiver(otherwise=Hold()) as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             await collector.collect()
             collector.use(profile(receiver.url, generator={}))
             await collector.collect()
@@ -310,12 +314,12 @@ async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(ar
     assert len(receiver.requests) == 3
 
 
-async def test_tenant_that_generates_is_never_finished(around: Surroundings) -> None:
-    assert not TenantCollector(profile(), around).is_finished
-    assert TenantCollector(profile(generator={}), around).is_finished
+async def test_tenant_that_generates_is_never_finished(bench: Bench) -> None:
+    assert not bench.collector(profile()).is_finished
+    assert bench.collector(profile(generator={})).is_finished
 
 
-async def test_external_labels_and_size_of_batches_are_the_tenants(around: Surroundings) -> None:
+async def test_external_labels_and_size_of_batches_are_the_tenants(bench: Bench) -> None:
     async with Receiver() as receiver:
         text = "metrics_generator: {registry: {external_labels: {cluster: x}, inject_tenant_id_as: tenant}}"
         entry = spans_on(
@@ -325,8 +329,8 @@ async def test_external_labels_and_size_of_batches_are_the_tenants(around: Surro
             ]
         )
         settings = book(overrides(acme=entry), text).get(ACME)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a", "b", "c"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a", "b", "c"))
             await collector.collect()
             assert await collector.drain(10)
     sizes = [sum(len(series.samples) for series in decode(body).values()) for body in receiver.bodies]
@@ -336,11 +340,11 @@ async def test_external_labels_and_size_of_batches_are_the_tenants(around: Surro
     assert {(each["cluster"], each["tenant"]) for each in labels} == {("x", "acme")}
 
 
-async def test_settings_with_an_endpoint_that_cannot_be_used_are_counted(around: Surroundings) -> None:
+async def test_settings_with_an_endpoint_that_cannot_be_used_are_counted(bench: Bench) -> None:
     # The settings let this port pass, the sender does not.
     bad, worse = "http://bad.example:0/", "http://worse.example:0/"
     with structlog.testing.capture_logs():
-        async with collecting(profile("http://good.example/", bad), around) as collector:
+        async with collecting(profile("http://good.example/", bad), bench) as collector:
             assert collector.snapshot().endpoint_update_failures == 1
             collector.use(profile("http://good.example/"))
             assert collector.snapshot().endpoint_update_failures == 1
@@ -352,15 +356,15 @@ async def test_settings_with_an_endpoint_that_cannot_be_used_are_counted(around:
 # Collection disabled
 
 
-async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(around: Surroundings) -> None:
+async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(bench: Bench) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url, collection_interval="10s")
-        async with collecting(settings, around) as collector:
+        async with collecting(settings, bench) as collector:
             shard = Shard(settings)
-            registry = Noting(collector._registry)
-            collector._registry = registry  # type: ignore[assignment]
+            registry = Noting(collector._state.registry)
+            collector._state.registry = registry  # type: ignore[assignment]
             collector.use(profile(receiver.url, collection_interval="10s", disable_collection=True))
-            collector.merge(0, shard.record("a"))
+            await merge(collector, 0, shard.record("a"))
             for _ in range(2):
                 await collector.collect()
             assert [name for name in registry.called if name in {"collect", "sweep"}] == ["sweep", "sweep"]
@@ -368,7 +372,7 @@ async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(
             assert collector.snapshot().registry["active_series"] > 0
             # What was counted meanwhile is there when it is enabled again.
             collector.use(settings)
-            collector.merge(0, shard.record("a"))
+            await merge(collector, 0, shard.record("a"))
             await collector.collect()
             await receiver.wait_for_requests(1)
             assert collector.snapshot().collections == 3
@@ -376,11 +380,11 @@ async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(
     assert calls(receiver.bodies) == {"a": 2}
 
 
-async def test_collection_is_disabled_from_the_next_one_on(around: Surroundings) -> None:
+async def test_collection_is_disabled_from_the_next_one_on(bench: Bench) -> None:
     async with Receiver() as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             with encoding(collector) as finish:
                 collection = await begin_collection(collector)
                 collector.use(profile(receiver.url, disable_collection=True))
@@ -395,14 +399,14 @@ async def test_collection_is_disabled_from_the_next_one_on(around: Surroundings)
 # Figures
 
 
-async def test_figures_of_labels_and_names_are_those_of_the_engine(around: Surroundings, clock: StandingClock) -> None:
+async def test_figures_of_labels_and_names_are_those_of_the_engine(bench: Bench, clock: StandingClock) -> None:
     settings = profile(max_cardinality_per_label=2, span_name_sanitization="dry_run")
-    collector = TenantCollector(settings, around)
+    collector = bench.collector(settings)
     shard = Shard(settings)
-    collector.merge(0, shard.record("GET /a/1", "GET /a/2", "GET /a/3"))
+    await merge(collector, 0, shard.record("GET /a/1", "GET /a/2", "GET /a/3"))
     clock.time_ms += LABELS_ARE_LOOKED_AT_EVERY_MS
     for _ in range(2):
-        collector.merge(0, shard.record("GET /a/1"))
+        await merge(collector, 0, shard.record("GET /a/1"))
     await collector.collect()
     snapshot = collector.snapshot()
     values_limited, demand = snapshot.labels["span_name"]
@@ -415,12 +419,12 @@ async def test_figures_of_labels_and_names_are_those_of_the_engine(around: Surro
     assert total > names
 
 
-async def test_native_histograms_are_samples_too(around: Surroundings) -> None:
+async def test_native_histograms_are_samples_too(bench: Bench) -> None:
     async with Receiver() as receiver:
         generator = {"processors": ["span-metrics-latency"], "generate_native_histograms": "native"}
         settings = profile(receiver.url, generator=generator)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             await collector.collect()
             assert await collector.drain(10)
             (endpoint,) = collector.snapshot().endpoint.endpoints
@@ -430,12 +434,10 @@ async def test_native_histograms_are_samples_too(around: Surroundings) -> None:
 @pytest.mark.parametrize(
     ("limiter", "limits"), [("series", {"series": 7, "entities": None}), ("entity", {"series": None, "entities": 5})]
 )
-async def test_limit_is_that_of_the_limiter_in_force(
-    around: Surroundings, limiter: str, limits: dict[str, int | None]
-) -> None:
+async def test_limit_is_that_of_the_limiter_in_force(bench: Bench, limiter: str, limits: dict[str, int | None]) -> None:
     entry = overrides(acme=spans_on(max_active_series=7, max_active_entities=5))
     settings = book(entry, f"metrics_generator: {{limiter_type: {limiter}}}").get(ACME)
-    async with collecting(settings, around) as collector:
+    async with collecting(settings, bench) as collector:
         snapshot = collector.snapshot()
         assert {"series": snapshot.max_active_series, "entities": snapshot.max_active_entities} == limits
 
@@ -443,12 +445,12 @@ async def test_limit_is_that_of_the_limiter_in_force(
 # The end
 
 
-async def test_drain_collects_once_more_and_sends_everything(around: Surroundings) -> None:
+async def test_drain_collects_once_more_and_sends_everything(bench: Bench) -> None:
     async with Receiver([503, 204]) as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
-            clock: Any = around.clock
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
+            clock: Any = bench.clock
             draining = asyncio.ensure_future(collector.drain(10))
             await receiver.wait_for_requests(1)
             while not draining.done():
@@ -459,22 +461,22 @@ async def test_drain_collects_once_more_and_sends_everything(around: Surrounding
     assert calls(receiver.bodies) == {"a": 1}
 
 
-async def test_drain_keeps_to_its_deadline_and_says_that_something_is_left(around: Surroundings) -> None:
+async def test_drain_keeps_to_its_deadline_and_says_that_something_is_left(bench: Bench) -> None:
     async with Receiver(otherwise=Hang()) as receiver:
         settings = profile(receiver.url)
-        async with collecting(settings, around) as collector:
-            collector.merge(0, Shard(settings).record("a"))
+        async with collecting(settings, bench) as collector:
+            await merge(collector, 0, Shard(settings).record("a"))
             async with asyncio.timeout(5):
                 assert not await collector.drain(0.05)
             assert sum(collector.snapshot().endpoint.endpoints[0].samples_failed.values()) > 0
 
 
 async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
-    around: Surroundings, clock: StandingClock
+    bench: Bench, clock: StandingClock
 ) -> None:
     settings = profile(collection_interval="10s")
-    async with collecting(settings, around) as collector:
-        registry = collector._registry
+    async with collecting(settings, bench) as collector:
+        registry = collector._state.registry
         failures: list[Exception] = [RuntimeError("bug"), RuntimeError("bug")]
 
         class Failing:
@@ -486,7 +488,7 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
             def __getattr__(self, name: str) -> Any:
                 return getattr(registry, name)
 
-        collector._registry = Failing()  # type: ignore[assignment]
+        collector._state.registry = Failing()  # type: ignore[assignment]
         with structlog.testing.capture_logs() as logs:
             await clock.pass_by(30)
             await until(lambda: collector.snapshot().collections == 3)
@@ -499,18 +501,18 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
             assert collector.snapshot().collections_failed == {"other": 3}
 
 
-async def test_registry_that_is_broken_does_not_hide_that_collections_fail(around: Surroundings) -> None:
+async def test_registry_that_is_broken_does_not_hide_that_collections_fail(bench: Bench) -> None:
     class Broken:
         def __getattr__(self, name: str) -> Any:
             raise _engine.EngineError("an earlier call panicked in this object; it cannot be used any more")
 
     settings = profile()
-    async with collecting(settings, around) as collector:
-        collector.merge(0, Shard(settings).record("a"))
+    async with collecting(settings, bench) as collector:
+        await merge(collector, 0, Shard(settings).record("a"))
         before = collector.snapshot()
-        registry, collector._registry = collector._registry, Broken()  # type: ignore[assignment]
+        registry, collector._state.registry = collector._state.registry, Broken()  # type: ignore[assignment]
         with pytest.raises(_engine.EngineError):
             await collector.collect()
         after = collector.snapshot()
-        collector._registry = registry
+        collector._state.registry = registry
     assert (after.registry, after.collections_failed) == (before.registry, {"other": 1})

@@ -1,0 +1,141 @@
+"""Whatever process dies or hangs: every acknowledged span is counted once, and no counter goes back.
+
+A load of traces, sent by clients that retry, flows while a monkey does its work; in the end every series that a real
+Prometheus has is what the reference model makes of what was sent. ``MILLRACE_CHAOS_KILLS`` makes it longer.
+"""
+
+import asyncio
+import os
+import random
+import time
+from typing import Any, Final
+
+import pytest
+
+from cluster.demo.ports import free_ports
+from tests import traces
+from tests.chaos.monkey import Monkey
+from tests.chaos.persistent_client import PersistentClient
+from tests.integration.comparison import TENANT_LABEL, assert_has
+from tests.integration.load import requests
+from tests.integration.service import MillraceProcess
+from tests.integration.waiting import eventually
+from tests.postgres import Postgres
+from tests.prometheus import Prometheus
+from tests.reference import ReferenceModel
+
+KILLS: Final = int(os.environ.get("MILLRACE_CHAOS_KILLS", "10"))
+SEED: Final = int(os.environ.get("MILLRACE_CHAOS_SEED", "20260711"))
+_SECONDS_A_KILL: Final = 60
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(300 + KILLS * _SECONDS_A_KILL),
+]
+
+# Longer than any half of an edge can be late here; edges without a second half end after it.
+WAIT_S: Final = 60
+TENANTS: Final = ("steady", "spread")
+CLIENTS: Final = 3
+ENTRY: Final[dict[str, Any]] = {
+    "processors": ["span-metrics", "service-graphs"],
+    "processor": {"span_metrics": {"dimensions": ["region"]}},
+}
+PLAN: Final = traces.plan(traces.span_metrics_plan(dimensions=["region"]), traces.service_graphs_plan())
+_TRACES_A_WAVE: Final = 60
+_SPANS_A_REQUEST: Final = 40
+_PAUSE_S: Final = 0.05
+_HARM_PAUSE_S: Final = 3.0
+
+
+class Load:
+    """Waves of traces for one tenant, until it is told that it is enough; what they should become is in the model."""
+
+    def __init__(self, service: MillraceProcess, tenant: str, seed: int) -> None:
+        self.tenant = tenant
+        self.model = ReferenceModel(PLAN, strict_ids=True)
+        self.acknowledged = 0
+        self.attempts = 0
+        self._service = service
+        self._rng = random.Random(f"{seed}/{tenant}")
+
+    async def flow(self, is_enough: asyncio.Event) -> None:
+        """Send wave after wave, each by a few clients at once."""
+        while not is_enough.is_set():
+            now_ns = time.time_ns()
+            bodies = requests(self._rng, now_ns, traces=_TRACES_A_WAVE, spans_per_request=_SPANS_A_REQUEST)
+            for body in bodies:
+                self.model.push(body, now_ns)
+            clients = [
+                PersistentClient(self._service, self.tenant, random.Random(self._rng.random())) for _ in range(CLIENTS)
+            ]
+            async with asyncio.TaskGroup() as group:
+                for number, client in enumerate(clients):
+                    group.create_task(client.send_all(bodies[number::CLIENTS], _PAUSE_S))
+            self.acknowledged += sum(client.acknowledged for client in clients)
+            self.attempts += sum(client.attempts for client in clients)
+
+
+async def no_counter_went_back(prometheus: Prometheus, tenant: str, seconds: float) -> None:
+    """See that no series was ever below what it had been."""
+    counters = f'{{{TENANT_LABEL}="{tenant}", __name__=~".*(_total|_bucket|_count|_sum)"}}'
+    found = await prometheus.query(f"resets({counters}[{round(seconds) + 60}s]) > 0")
+    assert found == []
+
+
+async def chaos(url: str) -> None:
+    """Let the monkey loose on a service whose store and journal are there; empty: in files of its own."""
+    grpc, http = free_ports([0, 0])
+    async with Prometheus() as prometheus:
+        config: dict[str, Any] = {
+            # A gateway that is killed has to come back where the clients look for it.
+            "listen": {"otlp_grpc": f"127.0.0.1:{grpc}", "otlp_http": f"127.0.0.1:{http}"},
+            "remote_write": [{"url": prometheus.url}],
+            "store": {"url": url},
+            "metrics_generator": {
+                "metrics_ingestion_time_range_slack": "25m",
+                "registry": {"stale_duration": "24h"},
+                "processor": {"service_graphs": {"wait": f"{WAIT_S}s"}},
+            },
+        }
+        async with MillraceProcess(config, **dict.fromkeys(TENANTS, ENTRY)) as service:
+            began = time.monotonic()
+            loads = [Load(service, tenant, SEED) for tenant in TENANTS]
+            monkey = Monkey(service, random.Random(SEED), TENANTS, ENTRY)
+            is_enough = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                for load in loads:
+                    group.create_task(load.flow(is_enough))
+                try:
+                    await monkey.harm(KILLS, _HARM_PAUSE_S)
+                finally:
+                    is_enough.set()
+            assert monkey.kills >= KILLS
+            await all_edges_ended(service)
+            for load in loads:
+                load.model.flush(0, close_edges=True)
+                assert load.attempts > load.acknowledged
+                await assert_has(prometheus, load.tenant, load.model.series())
+                await no_counter_went_back(prometheus, load.tenant, time.monotonic() - began)
+            print(
+                f"seed {SEED}: {dict(monkey.done)}, {[(load.acknowledged, load.attempts) for load in loads]} requests"
+            )
+
+
+async def all_edges_ended(service: MillraceProcess) -> None:
+    """Wait until every half edge has found its other half, or has waited its time."""
+
+    async def are_ended() -> bool:
+        return await service.metric("millrace_shard_open_edges") == 0
+
+    await eventually(are_ended, WAIT_S + 30, lambda: f"half edges are left:\n{service.log[-2000:]}")
+
+
+async def test_nothing_is_lost_doubled_or_going_back_with_a_file_as_journal() -> None:
+    await chaos("")
+
+
+async def test_nothing_is_lost_doubled_or_going_back_with_postgresql_as_journal() -> None:
+    with Postgres() as server:
+        await chaos(server.new_database())

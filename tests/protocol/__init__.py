@@ -1,0 +1,1 @@
+"""The protocol between gateways, shard hosts and collector, as a model that is checked in all its states."""

@@ -1,0 +1,270 @@
+"""Gateways, shard hosts and a collector with a journal: whichever dies, and when, every request is counted once.
+
+The real classes of all of them, in one event loop, without Ray; calls between them lose answers and come twice.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.gateway.dispatch import Dispatcher
+from cluster.gateway.host_lane import GroupBounds, HostCalls
+from cluster.gateway.intake import Accepted
+from cluster.host_feed import HostFeed
+from cluster.placement import Routes
+from tenants.endpoint import HttpClients, Surroundings
+from tenants.endpoint.collector_set import CollectorSet
+from tenants.identity import TenantId
+from tenants.journal.store import JournalStore
+from tenants.journal.writer import JournalWriter
+from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
+from tenants.processing.shard_set import ShardSet
+from tests.overrides_in_force import whole_of
+from tests.unit.receiver import LOOPBACK
+from tests.unit.standing_clock import StandingClock
+from tests.unit.tenant_work import ACME, NOW_NS, book, collected, overrides, request, span
+
+HOSTS: Final = ("h0", "h1")
+ROUTES: Final = Routes(1, HOSTS, ("collector-0",))
+TENANTS: Final = (ACME, TenantId("globex"))
+EDGE_COUNTER: Final = "traces_service_graph_request_total"
+
+
+def entry(shards: int) -> dict[str, Any]:
+    return {"processors": ["span-metrics", "service-graphs"], "shards": shards}
+
+
+class World:
+    """Two gateways, two shard hosts, one collector. Each may be replaced by an empty successor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.version = 1
+        self.loses_answers = 0
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._book = book(overrides(acme=entry(1), globex=entry(2)))
+        self._incarnation = itertools.count(1)
+        self.clock = StandingClock()
+
+    async def begin(self) -> None:
+        self.clients = HttpClients(LOOPBACK)
+        self.hosts = {name: self.new_host(name) for name in HOSTS}
+        self.gateways = [self.new_gateway() for _ in range(2)]
+        await self.begin_collector()
+
+    async def end(self) -> None:
+        for gateway in self.gateways:
+            close(gateway)
+        await self.end_collector()
+        await self.clients.close()
+
+    # Processes
+
+    def new_host(self, name: str) -> ShardSet:
+        def claim(keys: Sequence[ShardKey]) -> Mapping[ShardKey, Claimed]:
+            return asyncio.run_coroutine_threadsafe(self.collector.claim(name, keys), self._loop).result(10)
+
+        return ShardSet(self._book, claim, lambda: NOW_NS)
+
+    def new_gateway(self) -> Dispatcher:
+        calls = {name: HostCalls(self.ingest(name), self.durable(name)) for name in HOSTS}
+        bounds = GroupBounds(1, 60.0)
+        return Dispatcher(
+            self._book,
+            ROUTES,
+            calls,
+            bounds,
+            lambda: NOW_NS,
+            poll_s=0.002,
+            monotonic_ns=lambda: 0,
+            random=lambda: 0.5,
+            gateways=2,
+        )
+
+    async def begin_collector(self) -> None:
+        incarnation = next(self._incarnation)
+        self._store = JournalStore.open(f"sqlite:///{self._folder}/journal.db", "collector-0", incarnation)
+        self._writer = JournalWriter(self._store, StandingClock(), random.Random(1))
+        around = Surroundings(self.clients, self.clock, random.Random(1), "1")
+        self.collector = CollectorSet(self._book, around, self._writer, self.release)
+        await self.collector.recover(self._store)
+        self.feeds = {name: HostFeed(name, "collector-0", incarnation, self.collector) for name in HOSTS}
+
+    async def end_collector(self) -> None:
+        for tenant in self.collector._tenants.values():
+            await tenant.close()
+        await self._writer.close()
+        self._store.close()
+
+    # Calls
+
+    def lose_answer(self) -> None:
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise ConnectionError("answer lost")
+
+    def ingest(self, name: str) -> Any:
+        async def call(group: FrameGroup) -> Sequence[Place | None]:
+            places = await asyncio.to_thread(self.hosts[name].apply, group)
+            self.lose_answer()
+            return places
+
+        return call
+
+    def durable(self, name: str) -> Any:
+        async def call(keys: Collection[ShardKey]) -> Mapping[ShardKey, Place]:
+            return self.hosts[name].durable(keys)
+
+        return call
+
+    async def release(self, host: str, owned: Sequence[tuple[ShardKey, int]]) -> Sequence[FlushRecord]:
+        records = self.hosts[host].release(owned)
+        try:
+            self.lose_answer()
+        except ConnectionError:
+            return ()
+        return records
+
+    async def pull(self, name: str) -> None:
+        await self.feeds[name].pull(_Pulled(self, name), 10)
+
+    # What happens
+
+    async def send(self, gateway: int, tenant: TenantId, body: bytes) -> None:
+        """Send a request until it is acknowledged, as clients do."""
+        async with asyncio.timeout(20):
+            while not isinstance(await self.gateways[gateway].submit(tenant, body), Accepted):
+                gateway = 1 - gateway
+
+    def rescale(self, shards: int) -> None:
+        self.version += 1
+        self._book.put_overrides(whole_of(self.version, overrides(acme=entry(shards), globex=entry(3 - shards % 2))))
+
+    async def settle(self) -> None:
+        """Until every frame is journalled."""
+        async with asyncio.timeout(20):
+            while any(lane.retention for gateway in self.gateways for lane in gateway._lanes.values()):
+                for name in HOSTS:
+                    await self.pull(name)
+                await asyncio.sleep(0.003)
+
+    def counted(self) -> dict[TenantId, dict[str, float]]:
+        return {
+            tenant: collected(collector._state.registry, self.clock.now_ms() + 10_000_000)
+            for tenant, collector in self.collector._tenants.items()
+        }
+
+    def edges(self) -> dict[TenantId, int]:
+        return {tenant: collector.snapshot().registry["edges"] for tenant, collector in self.collector._tenants.items()}
+
+
+class _Pulled:
+    """The handle of a shard host, for pulls."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.pull = self
+        self._world = world
+        self._name = name
+
+    async def remote(self, _collector: str, _incarnation: int, acknowledged: Any, fenced: Any) -> Any:
+        pulled = self._world.hosts[self._name].pull(acknowledged, fenced, lambda _: True)
+        self._world.lose_answer()
+        return pulled
+
+
+def close(gateway: Dispatcher) -> None:
+    for lane in gateway._lanes.values():
+        lane.close()
+
+
+_ids = itertools.count(1)
+
+
+def body(name: str, halves: int) -> list[bytes]:
+    """Requests with spans of so many calls, client and server halves in requests of their own."""
+    clients, servers = [], []
+    for _ in range(halves):
+        number = next(_ids)
+        trace_id = random.Random(number).randbytes(16)
+        call = number.to_bytes(8)
+        clients.append(span(name, kind=3, trace_id=trace_id, span_id=call))
+        servers.append(span(name, kind=2, trace_id=trace_id, span_id=b"s" + call[1:], parent_span_id=call))
+    return [request(spans=clients, service="shop"), request(spans=servers, service="stock")]
+
+
+Step = tuple[str, int]
+kinds = ["send", "send", "send", "pull", "pull", "collect", "kill host", "kill collector", "kill gateway"]
+steps = st.tuples(st.sampled_from([*kinds, "rescale", "lose", "again"]), st.integers(0, 7))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(steps, min_size=3, max_size=14))
+def test_every_request_is_counted_once_whatever_dies(script: list[Step]) -> None:
+    with TemporaryDirectory() as folder, structlog.testing.capture_logs() as logs:
+        asyncio.run(play(Path(folder), script))
+    assert not [line for line in logs if line["log_level"] in {"error", "critical"}]
+
+
+async def play(folder: Path, script: list[Step]) -> None:
+    world = World(folder)
+    await world.begin()
+    sent: Counter[tuple[TenantId, str]] = Counter()
+    halves: Counter[TenantId] = Counter()
+    bodies: list[tuple[TenantId, bytes]] = []
+    late: list[tuple[TenantId, bytes]] = []
+    for kind, number in script:
+        tenant = TENANTS[number % 2]
+        if kind == "send":
+            name = f"op {number}"
+            client, server = body(name, 1 + number)
+            await world.send(number % 2, tenant, client)
+            bodies.append((tenant, client))
+            # The other half comes later, when something else has happened.
+            late.append((tenant, server))
+            sent[tenant, name] += 2 * (1 + number)
+            halves[tenant] += 1 + number
+        elif kind == "again" and bodies:
+            await world.send(number % 2, *bodies[number % len(bodies)])
+        elif kind == "pull":
+            await world.pull(HOSTS[number % 2])
+        elif kind == "collect":
+            for collector in world.collector._tenants.values():
+                await collector.collect()
+        elif kind == "kill host":
+            name = HOSTS[number % 2]
+            world.hosts[name] = world.new_host(name)
+        elif kind == "kill collector":
+            await world.end_collector()
+            await world.begin_collector()
+        elif kind == "kill gateway":
+            # What it has passed on is safe as long as no shard host dies at the same instant.
+            for name in HOSTS:
+                await world.pull(name)
+            await world.settle()
+            close(world.gateways[number % 2])
+            world.gateways[number % 2] = world.new_gateway()
+        elif kind == "rescale":
+            world.rescale((1, 2, 4)[number % 3])
+        elif kind == "lose":
+            world.loses_answers = number
+        if late and number % 2:
+            await world.send(0, *late.pop(0))
+    for tenant, server in late:
+        await world.send(1, tenant, server)
+    world.loses_answers = 0
+    await world.settle()
+    counted = Counter({(tenant, name): value for tenant, own in world.counted().items() for name, value in own.items()})
+    assert counted == sent
+    assert +Counter(world.edges()) == halves
+    assert all(collector.snapshot().shards["open_edges"] == 0 for collector in world.collector._tenants.values())
+    await world.end()
