@@ -27,6 +27,11 @@ const TRACESTATES: [&str; 5] = [
     "ot=th:ffffffffffffff;rv:ffffffffffffff",
     "ot=p:8;r:62\t",
 ];
+const RULES: [&str; 3] = [
+    r#"[{"source_labels":["span_name"],"separator":";","regex":"GET (.+)","modulus":0,"target_label":"route","replacement":"$1","action":"replace"}]"#,
+    r#"[{"source_labels":["a","b"],"separator":"/","regex":"(?P<x>a+)/.*","modulus":7,"target_label":"${x}","replacement":"${x}$$1","action":"hashmod"},{"source_labels":[],"separator":"","regex":"b(.*)","modulus":0,"target_label":"","replacement":"c$1","action":"labelmap"}]"#,
+    r#"[{"source_labels":["__name__"],"separator":";","regex":"traces_.*","modulus":0,"target_label":"","replacement":"","action":"keep"},{"source_labels":[],"separator":"","regex":"a|b","modulus":0,"target_label":"","replacement":"","action":"labeldrop"}]"#,
+];
 const NAMES: [&str; 4] = [
     "GET /users/1\nGET /users/2\nGET /users/me/settings",
     "SELECT * FROM t_1 WHERE id = 123\nSELECT * FROM t_2 WHERE id = 456",
@@ -51,6 +56,7 @@ fn main() -> io::Result<()> {
     write("pattern", "text", &[b"[0-9]+ ?\\.", &[0xff], b"no 42.\xf0\x28"])?;
     texts("tracestate", &[], &TRACESTATES)?;
     texts("span_names", &[3], &NAMES)?;
+    texts("relabel", &[0], &RULES)?;
     let example = Request::example();
     for (number, document) in documents().iter().enumerate() {
         let (chosen, name) = (number as u8, number.to_string());
@@ -63,6 +69,11 @@ fn main() -> io::Result<()> {
             "settings",
             &format!("made-{name}"),
             &[&[1], &noise(number as u64, 400)],
+        )?;
+        write(
+            "relabel",
+            &format!("made-{name}"),
+            &[&[1], &noise(number as u64, 300)],
         )?;
         write("halves", &name, &[&noise(number as u64, 600)])?;
         write("otlp", &format!("bytes-{name}"), &[&[chosen, 0], &example])?;
