@@ -37,6 +37,7 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._databases = 0
+        self._schemas = 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -55,6 +56,14 @@ class Postgres:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def new_schema(self) -> str:
+        """Return the URL of an empty schema, in a database with others: a database of its own is hundreds of files."""
+        self._schemas += 1
+        name = f"test_schema_{self._schemas}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url('postgres')}?options=-csearch_path%3D{name}"
+
     def url(self, database: str, password: str | None = None) -> str:
         """Return the URL of a database; with another password than the right one, if there is one."""
         return f"postgresql://tester:{password or self.password}@127.0.0.1:{self._port}/{database}"
@@ -68,7 +77,7 @@ class Postgres:
         binaries = _binaries()
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         (self._folder / "password").write_text(self.password)
-        user = _unprivileged_user() if os.geteuid() == 0 else None
+        user = _user()
         if user is not None:
             for path in (self._folder, self._folder / "password"):
                 os.chown(path, user.pw_uid, user.pw_gid)
@@ -79,8 +88,8 @@ class Postgres:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """End the process that was started, and remove its data. Can be repeated."""
+    def halt(self) -> None:
+        """End the process that was started; its data stay, for :meth:`resume`. Can be repeated."""
         if self._process is not None and self._process.poll() is None:
             # Close the connections of clients too, rather than wait for them.
             self._process.send_signal(signal.SIGINT)
@@ -90,6 +99,16 @@ class Postgres:
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
         self._process = None
+
+    def resume(self) -> None:
+        """Start it again after :meth:`halt`, with the same data and the same port, and wait until it answers."""
+        self._launch(_binaries() / "postgres", _user())
+        if not self._becomes_ready():
+            raise RuntimeError(f"postgres did not become ready again; its log ends:\n{self._log()[-2000:]}")
+
+    def stop(self) -> None:
+        """End the process that was started, and remove its data. Can be repeated."""
+        self.halt()
         if self._folder is not None:
             shutil.rmtree(self._folder)
             self._folder = None
@@ -172,7 +191,10 @@ def _binaries() -> Path:
     return versions[-1].parent
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
+def _user() -> pwd.struct_passwd | None:
+    """Return who runs the server; None: who runs the tests."""
+    if os.geteuid() != 0:
+        return None
     for name in _UNPRIVILEGED:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)

@@ -1,12 +1,20 @@
-"""Databases for the tests of ``tenants.store``: each of them is empty, and every test runs on both kinds."""
+"""Databases for the tests of ``tenants.store`` and ``tenants.journal``: empty, and every test runs on both kinds."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from tenants.journal.store import JournalStore
 from tenants.store.database import Database
 from tests.postgres import Postgres
+
+
+class OpenJournal(Protocol):
+    """Opens a journal; without further words, as the owner that every test begins with."""
+
+    def __call__(self, url: str, incarnation: int = 1, owner: str = "collector-0") -> JournalStore: ...
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +29,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'store' / 'millrace.db'}"
     server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()
+    return server.new_schema()
 
 
 @pytest.fixture
@@ -41,3 +49,22 @@ def open_database() -> Iterator[Callable[[str], Database]]:
 @pytest.fixture
 def database(store_url: str, open_database: Callable[[str], Database]) -> Database:
     return open_database(store_url)
+
+
+@pytest.fixture
+def open_journal() -> Iterator[OpenJournal]:
+    """Return what opens journals; they are closed after the test."""
+    opened: list[JournalStore] = []
+
+    def open_one(url: str, incarnation: int = 1, owner: str = "collector-0") -> JournalStore:
+        opened.append(JournalStore.open(url, owner, incarnation))
+        return opened[-1]
+
+    yield open_one
+    for journal in opened:
+        journal.close()
+
+
+@pytest.fixture
+def journal(store_url: str, open_journal: OpenJournal) -> JournalStore:
+    return open_journal(store_url)
