@@ -4,8 +4,8 @@ The engine holds all per-span and per-series work and nothing else: no I/O, no c
 passed in), no tenancy policy. Every call releases the GIL while it works. Objects are safe to share between
 threads; calls on one object are serialised inside it.
 
-Bytes named *frame* (gateway to shard) and *record* (shard to collector) are private to the engine: versioned,
-checked on reading, carried by Python as opaque buffers.
+Bytes named *frame* (gateway to shard), *record* (shard to collector) and *checkpoint* (a registry's state) are private
+to the engine: versioned, checked on reading, carried by Python as opaque buffers.
 """
 
 from typing import final
@@ -29,7 +29,7 @@ class MalformedRequest(EngineError):
         """
 
 class MalformedFrame(EngineError):
-    """A frame or record was not made by this version of the engine, or was damaged on the way."""
+    """A frame, record or checkpoint was not made by this version of the engine, or was damaged on the way."""
 
 class InvalidPlan(EngineError):
     """The processing settings cannot be compiled; the message starts with the path of the setting."""
@@ -235,6 +235,26 @@ class Registry:
         (another series has become the same label set: the first by its former labels is sent, and one that goes on
         rather than one that ends), ``without_name`` and ``too_large`` (256 KiB, 1024 labels). What rules drop is not
         left out in this sense.
+        """
+    def collect_silently(self, now_ms: int) -> None:
+        """Do what a collection does to the registry and encode nothing: to come to the state that one led to."""
+    def checkpoint(self) -> bytes:
+        """Return all that what comes depends on, but for the plan; exemplars that wait for a collection are left out.
+
+        The same state has the same bytes. How many it takes: those of all label sets, and a few for each number.
+        """
+    @staticmethod
+    def restore(plan: Plan, checkpoint: Buffer) -> Registry:
+        """Return the registry of a checkpoint: it answers every later call as the one that made it, to the byte.
+
+        A new registry draws the seed of its estimates: to repeat its life from the start, keep a checkpoint of that, too.
+
+        Args:
+            plan: the one in force when the checkpoint was made; other settings are set afterwards.
+            checkpoint: made by :meth:`checkpoint` of this version of the engine.
+
+        Raises:
+            MalformedFrame: damaged, of another version of the engine, or made under other metrics or buckets.
         """
     def sweep(self, now_ms: int) -> None:
         """End what is stale and encode nothing: what a collection does while collection is disabled."""

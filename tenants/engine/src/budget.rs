@@ -1,18 +1,25 @@
 //! The tenant's limit of series or entities, and what it has come to (processors §4.7).
 
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::plausible;
 use crate::plan::Limits;
 use crate::settings::LimiterType;
 
 /// How many there are and were.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Admitted and not ended, overflow aside.
+    #[serde(deserialize_with = "plausible")]
     pub active: u64,
     /// Ever admitted.
+    #[serde(deserialize_with = "plausible")]
     pub added: u64,
     /// Ended.
+    #[serde(deserialize_with = "plausible")]
     pub removed: u64,
     /// Turned away, counted at every attempt (Q25).
+    #[serde(deserialize_with = "plausible")]
     pub limited: u64,
 }
 

@@ -7,10 +7,14 @@
 //! Beyond the appendix: a name that its search cannot find again, because a wildcard hides its branch, has one cluster
 //! and not a further one each time; a leaf has at most [`LEAF_CLUSTERS`]; bytes are bounded as well as clusters.
 
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{plausible, refuse};
 use crate::drain_clusters::{Cluster, Clusters};
 use crate::drain_counters::DrainCounters;
 use crate::drain_tokens::{Tokens, Unfit};
 use crate::drain_tree::{NONE, Tree};
+use crate::error::FrameError;
 
 /// Most clusters of a model (appendix B).
 pub const MAX_CLUSTERS: usize = 100_000;
@@ -66,27 +70,31 @@ enum Judgement {
 }
 
 /// The model.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "DrainState")]
 pub struct Drain {
     tree: Tree,
     clusters: Clusters,
+    #[serde(skip)]
     bounds: Bounds,
     version: u64,
     counters: DrainCounters,
 }
 
 impl Drain {
-    /// A model that knows nothing and will know at most so many clusters, and never more than [`MAX_CLUSTERS`].
-    pub fn new(capacity: usize) -> Self {
-        Self::with_bounds(Bounds {
+    /// A model that knows nothing and will know at most so many clusters, and never more than [`MAX_CLUSTERS`]. Nobody
+    /// who chooses names may know `seed`.
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        let bounds = Bounds {
             clusters: capacity.clamp(1, MAX_CLUSTERS),
             ..BOUNDS
-        })
+        };
+        Self::with_bounds(bounds, seed)
     }
 
-    fn with_bounds(bounds: Bounds) -> Self {
+    fn with_bounds(bounds: Bounds, seed: u64) -> Self {
         Self {
-            tree: Tree::default(),
+            tree: Tree::new(seed),
             clusters: Clusters::default(),
             bounds,
             version: 0,
@@ -280,6 +288,48 @@ impl Drain {
     }
 }
 
+/// A model in a checkpoint. Its bounds are not part of it: only tests have others.
+#[derive(Deserialize)]
+struct DrainState {
+    tree: Tree,
+    clusters: Clusters,
+    #[serde(deserialize_with = "plausible")]
+    version: u64,
+    counters: DrainCounters,
+}
+
+impl TryFrom<DrainState> for Drain {
+    type Error = FrameError;
+
+    fn try_from(state: DrainState) -> Result<Self, FrameError> {
+        let mut drain = Self {
+            tree: state.tree,
+            clusters: state.clusters,
+            bounds: BOUNDS,
+            version: state.version,
+            counters: state.counters,
+        };
+        // New clusters are put in front.
+        for number in drain.clusters.by_age() {
+            let cluster = drain.clusters.get(number);
+            let Some((leaf, tokens)) = cluster.map(|cluster| (cluster.leaf(), cluster.tokens())) else {
+                continue;
+            };
+            if drain.tree.root_of(leaf) != Some(tokens) {
+                return Err(refuse("a pattern ends at no leaf of its own"));
+            }
+            if drain.tree.cluster_count(leaf) >= LEAF_CLUSTERS {
+                return Err(refuse("a leaf has too many patterns"));
+            }
+            drain
+                .clusters
+                .set_next_in_leaf(number, drain.tree.first_cluster(leaf));
+            drain.tree.add_cluster(leaf, number);
+        }
+        Ok(drain)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -341,7 +391,7 @@ mod tests {
             &["123 foo bar", "456 foo bar => <_> foo bar", "789 baz bar"],
         ];
         for case in cases {
-            let mut drain = Drain::new(MAX_CLUSTERS);
+            let mut drain = Drain::new(MAX_CLUSTERS, 7);
             for step in *case {
                 let (name, pattern) = match step.split_once(" => ") {
                     Some((name, pattern)) => (name, Some(pattern)),
@@ -356,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_name_hidden_by_a_wildcard_has_one_cluster_however_often_it_comes() {
-        let mut drain = Drain::new(MAX_CLUSTERS);
+        let mut drain = Drain::new(MAX_CLUSTERS, 7);
         drain.train("GET /users/1/data");
         for _ in 0..3 {
             for name in ["GET /users/me/a", "GET /users/me/b"] {
@@ -368,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_version_grows_only_when_a_known_name_may_have_another_pattern() {
-        let mut drain = Drain::new(MAX_CLUSTERS);
+        let mut drain = Drain::new(MAX_CLUSTERS, 7);
         let mut grows = |name: &str| {
             let before = drain.version();
             drain.train(name);
@@ -386,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_name_is_recalled_until_the_model_has_moved_on() {
-        let mut drain = Drain::new(2);
+        let mut drain = Drain::new(2, 7);
         let memo = drain.train("GET /a/1").memo;
         let unfit = drain.train("GET").memo;
         assert!(drain.recall(memo) && drain.recall(unfit));
@@ -415,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_name_with_too_many_tokens_is_left_alone() {
-        let mut drain = Drain::new(MAX_CLUSTERS);
+        let mut drain = Drain::new(MAX_CLUSTERS, 7);
         for (tokens, is_learned) in [(79, true), (80, false)] {
             let before = drain.len();
             assert_eq!(drain.train(&"/".repeat(tokens)).pattern, None);
@@ -427,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_leaf_keeps_the_clusters_used_last() {
-        let mut drain = Drain::new(MAX_CLUSTERS);
+        let mut drain = Drain::new(MAX_CLUSTERS, 7);
         // All escapes look like data: one leaf, and nothing in common.
         let name = |index: usize| format!("%{:02x}", 0x10 + index).repeat(10);
         for index in 0..usize::from(LEAF_CLUSTERS) {
@@ -451,7 +501,7 @@ mod tests {
             nodes: 7 << 10,
             heap_bytes: 1 << 20,
         };
-        let mut drain = Drain::with_bounds(bounds);
+        let mut drain = Drain::with_bounds(bounds, 7);
         let at_most = size_of::<Drain>()
             + Tree::bytes_at_most(bounds.nodes + 80)
             + Clusters::bytes_at_most(bounds.clusters + 1, bounds.heap_bytes);
@@ -480,7 +530,7 @@ mod tests {
             names in prop::collection::vec("\\PC{0,12}|[a1]{1,2}(/[ab12%<_>]{1,2}){0,40}", 1..60),
         ) {
             let bounds = Bounds { clusters: 8, nodes: 200, heap_bytes: 400 };
-            let mut drain = Drain::with_bounds(bounds);
+            let mut drain = Drain::with_bounds(bounds, 7);
             for name in &names {
                 let evicted = drain.counters().patterns_evicted;
                 let first = text(drain.train(name), name);
@@ -508,7 +558,7 @@ mod tests {
             names in prop::collection::vec("(GET|PUT) (/(me|1|22|%11|%12)){1,5}", 1..60),
             clusters in 3_usize..40,
         ) {
-            let mut drain = Drain::with_bounds(Bounds { clusters, ..BOUNDS });
+            let mut drain = Drain::with_bounds(Bounds { clusters, ..BOUNDS }, 7);
             let mut known = Vec::new();
             for name in &names {
                 let trained = drain.train(name);

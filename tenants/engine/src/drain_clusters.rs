@@ -1,13 +1,19 @@
 //! The clusters of a DRAIN model, in order of last use (processors appendix B).
 
-use crate::drain_tokens::{Tokens, pieces};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::checkpoint::{check_each, plausible, refuse};
+use crate::drain_tokens::{MAX_TOKENS, Tokens, pieces};
 use crate::drain_tree::NONE;
+use crate::error::FrameError;
 
 /// Stands for any token in a pattern. No name has it as a token: `<` is always one of its own.
 pub const WILDCARD: &str = "<_>";
 
 /// Names that were found to be alike.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cluster {
     /// The pattern; at first the name that the cluster was made of.
     text: Box<str>,
@@ -47,6 +53,11 @@ impl Cluster {
     /// Whether it is still the one name that it was made of.
     pub fn is_literal(&self) -> bool {
         self.wildcards == 0
+    }
+
+    /// How many tokens it has.
+    pub fn tokens(&self) -> usize {
+        self.ends.len()
     }
 
     /// The leaf it ends at.
@@ -103,7 +114,8 @@ impl Cluster {
 }
 
 /// All clusters of a model.
-#[derive(Debug)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "ClustersState")]
 pub struct Clusters {
     slots: Vec<Option<Cluster>>,
     free: Vec<u32>,
@@ -234,6 +246,19 @@ impl Clusters {
         }
     }
 
+    /// The numbers of all clusters, the eldest first.
+    pub fn by_age(&self) -> Vec<u32> {
+        self.ascending(Cluster::created_at)
+    }
+
+    fn ascending(&self, key: impl Fn(&Cluster) -> u64) -> Vec<u32> {
+        let numbers = (0u32..).zip(&self.slots);
+        let keyed = numbers.filter_map(|(number, slot)| Some((key(slot.as_ref()?), number)));
+        let mut keyed: Vec<(u64, u32)> = keyed.collect();
+        keyed.sort_unstable();
+        keyed.into_iter().map(|(_, number)| number).collect()
+    }
+
     fn link_newest(&mut self, number: u32) {
         let older = std::mem::replace(&mut self.newest, number);
         if let Some(cluster) = self.get_mut(number) {
@@ -269,6 +294,95 @@ impl Clusters {
     /// Most bytes held by what never was more than so many clusters and so many bytes of patterns.
     pub const fn bytes_at_most(clusters: usize, heap_bytes: usize) -> usize {
         clusters.next_power_of_two() * (size_of::<Option<Cluster>>() + size_of::<u32>()) + heap_bytes
+    }
+}
+
+/// All clusters in a checkpoint: their order of use and their order within a leaf follow from their times.
+#[derive(Serialize, Deserialize)]
+struct ClustersState<'a> {
+    slots: Vec<Option<ClusterState<'a>>>,
+    free: Cow<'a, [u32]>,
+    #[serde(deserialize_with = "plausible")]
+    uses: u64,
+}
+
+/// A cluster in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct ClusterState<'a> {
+    text: Cow<'a, str>,
+    ends: Cow<'a, [u16]>,
+    leaf: u32,
+    created_at: u64,
+    used_at: u64,
+}
+
+impl Serialize for Clusters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let slots = self.slots.iter().map(|slot| {
+            slot.as_ref().map(|cluster| ClusterState {
+                text: Cow::Borrowed(&cluster.text),
+                ends: Cow::Borrowed(&cluster.ends),
+                leaf: cluster.leaf,
+                created_at: cluster.created_at,
+                used_at: cluster.used_at,
+            })
+        });
+        let state = ClustersState {
+            slots: slots.collect(),
+            free: Cow::Borrowed(&self.free),
+            uses: self.uses,
+        };
+        state.serialize(serializer)
+    }
+}
+
+impl TryFrom<ClusterState<'_>> for Cluster {
+    type Error = FrameError;
+
+    fn try_from(state: ClusterState<'_>) -> Result<Self, FrameError> {
+        let (text, ends) = (state.text, state.ends);
+        let is_cut = ends.is_sorted() && ends.last().map(|end| usize::from(*end)) == Some(text.len());
+        if !is_cut || ends.len() > MAX_TOKENS || !ends.iter().all(|end| text.is_char_boundary((*end).into()))
+        {
+            return Err(refuse("a pattern's tokens are not those of its text"));
+        }
+        let wildcards = pieces(&text, &ends).filter(|piece| *piece == WILDCARD).count() as u8;
+        Ok(Self {
+            wildcards,
+            text: text.into(),
+            ends: ends.into(),
+            leaf: state.leaf,
+            next_in_leaf: NONE,
+            newer: NONE,
+            older: NONE,
+            created_at: state.created_at,
+            used_at: state.used_at,
+        })
+    }
+}
+
+impl TryFrom<ClustersState<'_>> for Clusters {
+    type Error = FrameError;
+
+    fn try_from(state: ClustersState<'_>) -> Result<Self, FrameError> {
+        let mut clusters = Self::default();
+        // The bound of bytes holds for arrays that double.
+        clusters
+            .slots
+            .reserve_exact(state.slots.len().next_power_of_two());
+        for slot in state.slots {
+            let cluster = slot.map(Cluster::try_from).transpose()?;
+            clusters.heap_bytes += cluster.as_ref().map_or(0, Cluster::heap_bytes);
+            clusters.slots.push(cluster);
+        }
+        let mut is_empty: Vec<bool> = clusters.slots.iter().map(Option::is_none).collect();
+        check_each(&state.free, &mut is_empty)?;
+        clusters.free = state.free.into_owned();
+        clusters.uses = state.uses;
+        for number in clusters.ascending(Cluster::used_at) {
+            clusters.link_newest(number);
+        }
+        Ok(clusters)
     }
 }
 

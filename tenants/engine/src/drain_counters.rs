@@ -1,28 +1,40 @@
 //! What a DRAIN model has seen and done (processors §5.5).
 
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::plausible;
+
 /// The counters of a model.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DrainCounters {
     /// Clusters created.
+    #[serde(deserialize_with = "plausible")]
     pub patterns_detected: u64,
     /// Clusters evicted for a bound.
+    #[serde(deserialize_with = "plausible")]
     pub patterns_evicted: u64,
     /// Clusters that grew too old; always 0, since there is no age limit (appendix B).
+    #[serde(deserialize_with = "plausible")]
     pub patterns_expired: u64,
     /// Names with fewer than 3 tokens, the end marker included.
+    #[serde(deserialize_with = "plausible")]
     pub lines_skipped_too_few_tokens: u64,
     /// Names with more than 80 tokens, the end marker included, or of more than 16 KiB.
+    #[serde(deserialize_with = "plausible")]
     pub lines_skipped_too_many_tokens: u64,
     /// Names for which a pattern stands.
+    #[serde(deserialize_with = "plausible")]
     pub spans_sanitized: u64,
     /// Tokens of the names that were learned.
     pub tokens_per_line: TokensPerLine,
 }
 
 /// A histogram of the number of tokens, the end marker included.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokensPerLine {
+    #[serde(deserialize_with = "plausible")]
     counts: [u64; TokensPerLine::BOUNDS.len()],
+    #[serde(deserialize_with = "plausible")]
     sum: u64,
 }
 

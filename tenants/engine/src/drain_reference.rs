@@ -74,7 +74,7 @@ impl Reference {
 }
 
 fn compare(names: &[String]) {
-    let (mut reference, mut drain) = (Reference::default(), Drain::new(100_000));
+    let (mut reference, mut drain) = (Reference::default(), Drain::new(100_000, 7));
     for name in names {
         let expected = reference.train(name);
         assert_eq!(drain.train(name).pattern.unwrap_or(name), expected, "{name:?}");

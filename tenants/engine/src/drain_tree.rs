@@ -7,8 +7,12 @@
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use serde::{Deserialize, Serialize, Serializer};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::checkpoint::{check_each, refuse};
 use crate::drain_tokens::{MAX_TOKENS, Tokens, looks_like_data};
+use crate::error::FrameError;
 
 /// No node, no cluster.
 pub const NONE: u32 = u32::MAX;
@@ -54,19 +58,22 @@ pub struct Planted {
 }
 
 /// The tree. It never holds a branch without clusters, but for what [`Tree::plant`] has just made.
-#[derive(Debug)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "TreeState")]
 pub struct Tree {
     nodes: Vec<Node>,
     free: u32,
     used: usize,
     /// Nodes by parent and token; wildcards are not among them.
     edges: HashTable<u32>,
-    // Seeded per process: a tenant cannot choose tokens that collide.
     hasher: DefaultHashBuilder,
+    /// Key of the hashes of tokens: a tenant cannot choose tokens that collide.
+    seed: u64,
 }
 
-impl Default for Tree {
-    fn default() -> Self {
+impl Tree {
+    /// A tree of roots.
+    pub fn new(seed: u64) -> Self {
         // A power of two, and so are all capacities that it grows to.
         let mut nodes = Vec::with_capacity(ROOTS.next_power_of_two());
         nodes.resize(ROOTS, EMPTY);
@@ -76,11 +83,10 @@ impl Default for Tree {
             used: ROOTS,
             edges: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            seed,
         }
     }
-}
 
-impl Tree {
     /// The leaf that a name leads to: at each level the wildcard if there is one, else the very token.
     #[inline]
     pub fn find(&self, tokens: &Tokens<'_>) -> Option<u32> {
@@ -88,7 +94,7 @@ impl Tree {
         for token in tokens.iter().take(MAX_LEVELS) {
             let wildcard = self.nodes.get(at as usize)?.wildcard;
             at = if wildcard == NONE {
-                self.child(at, self.hasher.hash_one(token))?
+                self.child(at, self.token_hash(token))?
             } else {
                 wildcard
             };
@@ -106,7 +112,7 @@ impl Tree {
                 .get(at as usize)
                 .map_or((0, NONE), |node| (node.children, node.wildcard));
             at = if children < FULL_AT_CHILDREN && !looks_like_data(token) {
-                let hash = self.hasher.hash_one(token);
+                let hash = self.token_hash(token);
                 self.child(at, hash).unwrap_or_else(|| self.add_child(at, hash))
             } else if wildcard == NONE {
                 captures |= children > 0;
@@ -116,6 +122,11 @@ impl Tree {
             };
         }
         Planted { leaf: at, captures }
+    }
+
+    #[inline]
+    fn token_hash(&self, token: &str) -> u64 {
+        xxh3_64_with_seed(token.as_bytes(), self.seed)
     }
 
     fn child(&self, parent: u32, token: u64) -> Option<u32> {
@@ -131,6 +142,11 @@ impl Tree {
 
     fn add_child(&mut self, parent: u32, token: u64) -> u32 {
         let node = self.add_node(parent, token);
+        self.add_edge(node, parent, token);
+        node
+    }
+
+    fn add_edge(&mut self, node: u32, parent: u32, token: u64) {
         let (nodes, hasher) = (&self.nodes, &self.hasher);
         let hash_of = |node: &u32| {
             nodes
@@ -139,7 +155,6 @@ impl Tree {
         };
         let hash = hasher.hash_one((parent, token));
         self.edges.insert_unique(hash, node, hash_of);
-        node
     }
 
     fn add_wildcard(&mut self, parent: u32) -> u32 {
@@ -168,6 +183,18 @@ impl Tree {
         }
         self.nodes.push(node);
         self.nodes.len() as u32 - 1
+    }
+
+    /// The root that a node is below, which is how many tokens its names have; `None`: there is no such node.
+    pub fn root_of(&self, node: u32) -> Option<usize> {
+        let mut at = node;
+        for _ in 0..=MAX_LEVELS {
+            if (at as usize) < ROOTS {
+                return Some(at as usize);
+            }
+            at = self.nodes.get(at as usize)?.parent;
+        }
+        None
     }
 
     /// How many clusters end at a leaf.
@@ -248,6 +275,108 @@ impl Tree {
     }
 }
 
+/// A tree in a checkpoint: its nodes without their clusters, which know where they end. A free node is none.
+#[derive(Serialize, Deserialize)]
+struct TreeState {
+    seed: u64,
+    nodes: Vec<Option<NodeState>>,
+    free: Vec<u32>,
+}
+
+/// Whose child a node is, and by which token; `None`: by any.
+#[derive(Clone, Serialize, Deserialize)]
+struct NodeState {
+    parent: u32,
+    token: Option<u64>,
+}
+
+impl Serialize for Tree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let next_free = |at: &u32| self.nodes.get(*at as usize).map(|node| node.parent);
+        let free = std::iter::successors(Some(self.free), next_free).filter(|at| *at != NONE);
+        let free: Vec<u32> = free.collect();
+        let nodes = (0u32..).zip(&self.nodes).skip(ROOTS).map(|(at, node)| {
+            let parent = self.nodes.get(node.parent as usize);
+            let is_wildcard = parent.is_some_and(|parent| parent.wildcard == at);
+            Some(NodeState {
+                parent: node.parent,
+                token: (!is_wildcard).then_some(node.token),
+            })
+        });
+        let mut nodes: Vec<_> = nodes.collect();
+        for at in &free {
+            if let Some(node) = nodes.get_mut(*at as usize - ROOTS) {
+                *node = None;
+            }
+        }
+        let seed = self.seed;
+        TreeState { seed, nodes, free }.serialize(serializer)
+    }
+}
+
+impl TryFrom<TreeState> for Tree {
+    type Error = FrameError;
+
+    fn try_from(state: TreeState) -> Result<Self, FrameError> {
+        let mut tree = Self::new(state.seed);
+        let length = ROOTS + state.nodes.len();
+        // The bound of bytes holds for arrays that double.
+        tree.nodes.reserve_exact(length.next_power_of_two() - ROOTS);
+        tree.nodes.resize(length, EMPTY);
+        let mut is_free: Vec<bool> = state.nodes.iter().map(Option::is_none).collect();
+        let free: Vec<u32> = state
+            .free
+            .iter()
+            .map(|at| at.wrapping_sub(ROOTS as u32))
+            .collect();
+        check_each(&free, &mut is_free)?;
+        for at in state.free.iter().rev() {
+            if let Some(node) = tree.nodes.get_mut(*at as usize) {
+                node.parent = std::mem::replace(&mut tree.free, *at);
+            }
+        }
+        for (at, node) in (ROOTS as u32..).zip(&state.nodes) {
+            if let Some(node) = node {
+                let parent = (node.parent as usize).checked_sub(ROOTS);
+                if parent.is_some_and(|parent| !matches!(state.nodes.get(parent), Some(Some(_)))) {
+                    return Err(refuse("a node has no parent"));
+                }
+                tree.restore(at, node)?;
+            }
+        }
+        if (ROOTS as u32..)
+            .zip(&state.nodes)
+            .any(|(at, node)| node.is_some() && tree.root_of(at).is_none())
+        {
+            return Err(refuse("a node has no root"));
+        }
+        Ok(tree)
+    }
+}
+
+impl Tree {
+    fn restore(&mut self, at: u32, state: &NodeState) -> Result<(), FrameError> {
+        self.used += 1;
+        if let Some(node) = self.nodes.get_mut(at as usize) {
+            node.parent = state.parent;
+            node.token = state.token.unwrap_or_default();
+        }
+        let Some(parent) = self.nodes.get_mut(state.parent as usize) else {
+            return Err(refuse("a node has no parent"));
+        };
+        parent.children += 1;
+        if parent.children > FULL_AT_CHILDREN + 1 {
+            return Err(refuse("a node has too many children"));
+        }
+        match state.token {
+            Some(token) => self.add_edge(at, state.parent, token),
+            None if parent.wildcard == NONE => parent.wildcard = at,
+            None => return Err(refuse("a node has two wildcards")),
+        }
+        Ok(())
+    }
+}
+
 /// A node's number in the table, and the table's own byte.
 const EDGE_BYTES: usize = size_of::<u32>() + 1;
 
@@ -268,7 +397,7 @@ mod tests {
 
     #[test]
     fn the_wildcard_comes_before_the_very_token() {
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(7);
         let word = plant(&mut tree, "/users/me");
         assert!(!word.captures);
         assert_eq!(find(&tree, "/users/me"), Some(word.leaf));
@@ -283,7 +412,7 @@ mod tests {
 
     #[test]
     fn names_part_at_the_first_27_tokens_only() {
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(7);
         let name = |last: &str| format!("{}{last}", "/".repeat(27));
         let first = plant(&mut tree, &name("a"));
         assert_eq!(plant(&mut tree, &name("b")), first);
@@ -292,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_full_node_sends_every_further_token_to_its_wildcard() {
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(7);
         let word = |index: usize| {
             let letter = |shift: usize| char::from(b'g' + (index >> shift & 15) as u8);
             format!("{}{}{}/", letter(8), letter(4), letter(0))
@@ -309,7 +438,7 @@ mod tests {
 
     #[test]
     fn branches_without_clusters_are_pruned_up_to_the_fork() {
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(7);
         let word = plant(&mut tree, "/users/me");
         let before = tree.len();
         let number = plant(&mut tree, "/users/12");

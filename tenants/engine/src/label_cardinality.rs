@@ -5,8 +5,10 @@
 //! tenant within the window: a label recovers when its values have left.
 
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::checkpoint::plausible;
 use crate::labels::{Labels, put_label};
 use crate::sketch::{Sketch, Window};
 
@@ -20,10 +22,11 @@ const EXEMPT_NAMES: [&[u8]; 3] = [b"__name__", b"__type__", b"__unit__"];
 /// How long limit and estimates stand until they are read anew.
 const REFRESH_MS: i64 = 15_000;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Label {
     values: Sketch,
     is_over_limit: bool,
+    #[serde(deserialize_with = "plausible")]
     limited: u64,
     demand: u64,
 }
@@ -40,8 +43,9 @@ pub struct LabelStats<'a> {
 }
 
 /// The limiter.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LabelCardinality {
+    #[serde(with = "by_name")]
     labels: HashMap<Box<[u8]>, Label>,
     window: Window,
     slot: i64,
@@ -50,7 +54,9 @@ pub struct LabelCardinality {
     /// Distinct values a label may have; 0: no limit, and nothing is counted.
     limit: u64,
     refreshed_at_ms: i64,
+    #[serde(deserialize_with = "plausible")]
     version: u64,
+    #[serde(deserialize_with = "plausible")]
     untracked: u64,
 }
 
@@ -188,6 +194,33 @@ impl LabelCardinality {
             .map(|(name, label)| name.len() + label.values.state_bytes() - size_of::<Sketch>())
             .sum();
         size_of::<Self>() + labels + self.labels.capacity() * (size_of::<(Box<[u8]>, Label)>() + 1)
+    }
+}
+
+/// Labels in a checkpoint: ascending by name, so that the same state has the same bytes.
+mod by_name {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{HashMap, Label, MAX_LABEL_NAMES};
+
+    pub fn serialize<S: Serializer>(
+        labels: &HashMap<Box<[u8]>, Label>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut sorted: Vec<(&[u8], &Label)> = labels.iter().map(|(name, label)| (&**name, label)).collect();
+        sorted.sort_unstable_by_key(|(name, _)| *name);
+        serializer.collect_seq(sorted)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<HashMap<Box<[u8]>, Label>, D::Error> {
+        let labels = Vec::<(Box<[u8]>, Label)>::deserialize(deserializer)?;
+        if labels.len() > MAX_LABEL_NAMES {
+            return Err(D::Error::custom("there are too many label names"));
+        }
+        Ok(labels.into_iter().collect())
     }
 }
 

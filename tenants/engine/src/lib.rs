@@ -10,6 +10,7 @@
 pub mod any_value;
 pub mod bounds;
 pub mod budget;
+pub mod checkpoint;
 pub mod count_spans;
 pub mod drain;
 pub mod drain_clusters;

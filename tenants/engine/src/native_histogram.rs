@@ -1,6 +1,10 @@
 //! One cumulative native histogram of the registry, and how it stays within its number of buckets (processors §4.4,
 //! appendix C).
 
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::checkpoint::{Amount, Sum, refuse};
+use crate::error::FrameError;
 use crate::native_buckets::NativeBuckets;
 use crate::native_schema::Schema;
 
@@ -19,7 +23,8 @@ pub struct NativeParameters {
 }
 
 /// What was observed since the series began or was last reset: 64 bytes, and 10 for each bucket.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "HistogramState")]
 pub struct NativeHistogram {
     buckets: NativeBuckets,
     /// In units of 2^-20 ns.
@@ -116,6 +121,55 @@ impl NativeHistogram {
     /// Bytes held besides the structure itself.
     pub fn heap_bytes(&self) -> usize {
         self.buckets.heap_bytes()
+    }
+}
+
+/// A histogram in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct HistogramState {
+    schema: Schema,
+    is_reset_scheduled: bool,
+    began_at_ms: i64,
+    sum: Sum,
+    zero_count: Amount,
+    buckets: Vec<(i16, Amount)>,
+}
+
+impl Serialize for NativeHistogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let buckets = self.buckets.iter();
+        let state = HistogramState {
+            schema: self.schema,
+            is_reset_scheduled: self.is_reset_scheduled,
+            began_at_ms: self.began_at_ms,
+            sum: Sum(self.sum),
+            zero_count: Amount(self.buckets.zero_count()),
+            buckets: buckets.map(|(index, count)| (index, Amount(count))).collect(),
+        };
+        state.serialize(serializer)
+    }
+}
+
+impl TryFrom<HistogramState> for NativeHistogram {
+    type Error = FrameError;
+
+    fn try_from(state: HistogramState) -> Result<Self, FrameError> {
+        let ascend = state.buckets.is_sorted_by(|(one, _), (other, _)| one < other);
+        if !ascend || !state.buckets.iter().all(|(index, _)| state.schema.has(*index)) {
+            return Err(refuse("a bucket is out of range"));
+        }
+        let mut buckets = NativeBuckets::default();
+        buckets.observe(None, state.zero_count.0);
+        for (index, count) in state.buckets {
+            buckets.observe(Some(index), count.0);
+        }
+        Ok(Self {
+            buckets,
+            sum: state.sum.0,
+            began_at_ms: state.began_at_ms,
+            schema: state.schema,
+            is_reset_scheduled: state.is_reset_scheduled,
+        })
     }
 }
 

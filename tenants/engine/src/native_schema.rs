@@ -1,5 +1,10 @@
 //! The bucket bounds of native histograms: powers of 2^(2^-schema) seconds (processors appendix C).
 
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::refuse;
+use crate::error::FrameError;
+
 /// `floor(2^63 * 2^(2^-k))` for k from 1: every bound within an octave is a product of some of these.
 const ROOTS: [u64; 8] = [
     0xb504_f333_f9de_6484,
@@ -20,8 +25,23 @@ const MANTISSA: u64 = (1 << MANTISSA_BITS) - 1;
 const EXPONENT_BIAS: i32 = 1023;
 
 /// A resolution: each bound is 2^(2^-schema) times the one below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i8", into = "i8")]
 pub struct Schema(i8);
+
+impl From<Schema> for i8 {
+    fn from(schema: Schema) -> Self {
+        schema.0
+    }
+}
+
+impl TryFrom<i8> for Schema {
+    type Error = FrameError;
+
+    fn try_from(number: i8) -> Result<Self, FrameError> {
+        Self::new(number).ok_or(refuse("a schema is out of range"))
+    }
+}
 
 impl Schema {
     /// Each bound is 65536 times the one below it.

@@ -440,6 +440,26 @@ impl Registry {
         })
     }
 
+    fn collect_silently(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+        detached(py, || {
+            locked(&self.0)?.collect_silently(now_ms);
+            Ok(())
+        })
+    }
+
+    fn checkpoint<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let checkpoint = detached(py, || Ok(locked(&self.0)?.checkpoint()))?;
+        Ok(PyBytes::new(py, &checkpoint))
+    }
+
+    #[staticmethod]
+    fn restore(py: Python<'_>, plan: &Plan, checkpoint: Input<'_>) -> PyResult<Self> {
+        let (plan, checkpoint) = (Arc::clone(&plan.0), checkpoint.as_slice());
+        detached(py, || {
+            Ok(Self(Mutex::new(registry::Registry::restore(plan, checkpoint)?)))
+        })
+    }
+
     fn sweep(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
         detached(py, || {
             locked(&self.0)?.sweep(now_ms);

@@ -1,5 +1,7 @@
 //! The cumulative series of one tenant, merged from the records of all its shards (processors §4).
 
+mod checkpoint;
+
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -76,8 +78,18 @@ pub struct RegistryStats {
 
 impl Registry {
     /// An empty registry; no sample will be dated at or before `started_at_ms`.
+    ///
+    /// What it makes of more values and label sets than it can count exactly depends on a seed drawn here: whoever
+    /// wants to repeat what happened keeps a checkpoint of the beginning, too.
     pub fn new(plan: Arc<Plan>, started_at_ms: i64) -> Self {
-        let seed = DefaultHashBuilder::default().hash_one(started_at_ms);
+        Self::seeded(
+            plan,
+            started_at_ms,
+            DefaultHashBuilder::default().hash_one(started_at_ms),
+        )
+    }
+
+    fn seeded(plan: Arc<Plan>, started_at_ms: i64, seed: u64) -> Self {
         let window = Window::of(plan.stale_ms);
         let groups = layouts(&plan, None)
             .map(|(families, shape)| SeriesGroup::new(families, shape, window, started_at_ms));
@@ -200,6 +212,12 @@ impl Registry {
         self.collected_at_ms = now_ms;
         self.seen_at_ms = self.seen_at_ms.max(now_ms);
         out.finish_each()
+    }
+
+    /// All that [`Self::collect_each`] does to the registry, and nothing encoded: a collection that is done again to
+    /// come to the same state.
+    pub fn collect_silently(&mut self, now_ms: i64) {
+        self.collect_each(now_ms, &ExternalLabels::default(), 1, false, &[]);
     }
 
     /// Encode a staleness marker for every series that was ever sent, and forget them all.

@@ -183,7 +183,7 @@ impl BatchWriter {
         Self::with_outputs(max_samples, &[None])
     }
 
-    /// Begin, with an output for each of the rules; `None`: every series as it is.
+    /// Begin, with an output for each of the rules; `None`: every series as it is. Without any, nothing is encoded.
     pub fn with_outputs(max_samples: usize, rules: &[Option<Arc<Relabel>>]) -> Self {
         let output = |rules: &Option<Arc<Relabel>>| Output {
             max_samples: max_samples.max(1),
@@ -227,6 +227,9 @@ impl BatchWriter {
         samples: &[(i64, f64)],
         exemplar: Option<&ExemplarOut<'_>>,
     ) {
+        if self.outputs.is_empty() {
+            return;
+        }
         let fields = &mut self.fields;
         fields.clear();
         for (at_ms, value) in samples {
@@ -269,6 +272,9 @@ impl BatchWriter {
         histograms: &[NativeSample<'_>],
         exemplars: &[(i64, ExemplarOut<'_>)],
     ) {
+        if self.outputs.is_empty() {
+            return;
+        }
         self.fields.clear();
         let last = histograms.last();
         let series = Series {

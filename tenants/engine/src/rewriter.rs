@@ -1,6 +1,10 @@
 //! What becomes of a label set on its way into the registry: learned span names, and labels with too many values
 //! (processors §4.8, §4.9). One for each tenant, so that all shards see the same.
 
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::checkpoint::plausible;
 use crate::drain::{Drain, MAX_CLUSTERS};
 use crate::drain_counters::DrainCounters;
 use crate::label_cardinality::LabelCardinality;
@@ -8,19 +12,21 @@ use crate::labels::{Labels, put_label, truncate};
 use crate::plan::Plan;
 use crate::settings::SpanNameSanitization;
 use crate::sketch::{Sketch, Window};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const SPAN_NAME: &[u8] = b"span_name";
 /// Known label sets are looked at again at least this often, so that what is in use stays in every window.
-const SLOT_MS: i64 = 300_000;
+const SLOT_MS: u64 = 300_000;
 /// How often the demand after sanitization is worked out (processors §4.10).
 const PUBLISH_MS: i64 = 15_000;
 
-/// The models of one tenant.
-#[derive(Debug)]
+/// The models of one tenant. Settings are not part of its checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rewriter {
+    #[serde(skip)]
     mode: SpanNameSanitization,
+    #[serde(skip)]
     limit: u64,
+    #[serde(skip)]
     max_value_len: usize,
     seed: u64,
     /// Made when it is first needed; what it has learned outlives a change of mode.
@@ -29,8 +35,11 @@ pub struct Rewriter {
     sanitized_sets: Sketch,
     demand: u64,
     published_at_ms: i64,
+    #[serde(deserialize_with = "plausible")]
     spans_sanitized: u64,
-    slot: i64,
+    #[serde(deserialize_with = "plausible")]
+    slot: u64,
+    #[serde(deserialize_with = "plausible")]
     switches: u64,
 }
 
@@ -68,11 +77,16 @@ impl Rewriter {
     /// Go on with other settings.
     pub fn set_plan(&mut self, plan: &Plan) {
         self.switches += 1;
+        self.set_settings(plan);
+    }
+
+    /// Take the settings from the plan that is in force already.
+    pub fn set_settings(&mut self, plan: &Plan) {
         self.mode = plan.sanitization;
         self.limit = plan.limits.max_cardinality_per_label;
         self.max_value_len = plan.max_value_len;
         if self.mode != SpanNameSanitization::Off && self.drain.is_none() {
-            self.drain = Some(Box::new(Drain::new(MAX_CLUSTERS)));
+            self.drain = Some(Box::new(Drain::new(MAX_CLUSTERS, self.seed)));
         }
     }
 
@@ -84,7 +98,7 @@ impl Rewriter {
     /// Note the time, before label sets of that time come.
     pub fn tick(&mut self, now_ms: i64) {
         self.labels.refresh(self.limit, now_ms);
-        self.slot = self.slot.max(now_ms.div_euclid(SLOT_MS));
+        self.slot = self.slot.max(now_ms.max(0) as u64 / SLOT_MS);
         let is_on = self.mode != SpanNameSanitization::Off;
         if is_on && now_ms.saturating_sub(self.published_at_ms) >= PUBLISH_MS {
             self.published_at_ms = now_ms;
@@ -96,7 +110,7 @@ impl Rewriter {
     pub fn version(&self) -> u64 {
         let drain = self.drain.as_ref().map_or(0, |drain| drain.version());
         // None of these ever falls, so their sum changes when one does.
-        drain + self.labels.version() + self.slot as u64 + self.switches
+        drain + self.labels.version() + self.slot + self.switches
     }
 
     /// Learn a label set, and say what becomes of it; `updates` spans had it.

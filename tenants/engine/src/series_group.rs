@@ -1,5 +1,7 @@
 //! The cumulative numbers of one processor of one tenant, by label set. `series_write.rs` makes series of them.
 
+mod checkpoint;
+
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -16,6 +18,8 @@ use crate::rebucket::{rebucket, rebucketings, slot_map};
 use crate::record::{Delta, RecordReader};
 use crate::rewriter::Rewriter;
 use crate::sketch::{Sketch, Window};
+
+pub(crate) use checkpoint::GroupState;
 
 /// Most label sets that a group knows, admitted or not. Beyond it new ones are counted in the overflow entity.
 const MAX_KNOWN: usize = 2 * MAX_ENTITIES;
@@ -90,7 +94,7 @@ pub struct SeriesGroup {
     /// Native histograms, where there are any.
     pub(crate) natives: Vec<NativeHistogram>,
     rows: u32,
-    free_rows: Vec<u32>,
+    pub(crate) free_rows: Vec<u32>,
     /// Best exemplar since the last collection by entity, histogram and place.
     pub(crate) exemplars: HashMap<(u32, u8, u8), Exemplar>,
     /// The numbers that each shard gave to entities.

@@ -57,7 +57,7 @@ impl Points {
 impl Moment<'_> {
     /// After everything that was sent before, and before the first value.
     fn zero_ms(&self) -> i64 {
-        self.before_ms + 1
+        self.before_ms.saturating_add(1)
     }
 
     /// Where a value goes that is the last: just before the marker, if there is room after a zero sample.
@@ -106,12 +106,12 @@ impl SeriesGroup {
         let is_same_layout = self.sent_families == self.families && self.sent_shape == self.shape;
         let has_ending = self.families.iter().any(|family| family.is_ending);
         let series = self.series_per_entity();
+        let first_freed = self.free_rows.len();
         for number in self.numbers_in_order(out.needs_order()) {
             let Some(Some(entity)) = self.entities.get(number as usize) else {
                 continue;
             };
             if entity.admitted == 0 && entity.sent == 0 {
-                self.drop_unreferenced(number, moment.stale_before_ms);
                 continue;
             }
             let is_stale = entity.updated_at_ms < moment.stale_before_ms;
@@ -132,13 +132,19 @@ impl SeriesGroup {
                 self.end(number, &mut None, &labels, moment, budget);
             } else if is_unmade || is_stale {
                 self.end(number, &mut Some(out), &labels, moment, budget);
-                self.drop_unreferenced(number, moment.stale_before_ms);
             } else {
                 self.write(number, out, &labels, &le, moment, Part::Value);
             }
             if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
                 entity.news = 0;
             }
+        }
+        // Not while writing: who comes first there depends on the rules of endpoints, and what remains must not.
+        for number in 0..self.entities.len() as u32 {
+            self.drop_unreferenced(number, moment.stale_before_ms);
+        }
+        if let Some(freed) = self.free_rows.get_mut(first_freed..) {
+            freed.sort_unstable();
         }
         self.exemplars.clear();
         self.sent_families.clone_from(&self.families);

@@ -52,9 +52,10 @@ pub enum LimiterType {
 }
 
 /// What happens to span names that look generated (processors §4.9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum SpanNameSanitization {
     /// Nothing is learned.
+    #[default]
     #[serde(rename = "")]
     Off,
     /// Patterns are learned and counted, labels stay.

@@ -5,6 +5,11 @@
 
 use std::f64::consts::LN_2;
 
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::refuse;
+use crate::error::FrameError;
+
 /// Length of a slot, unless the window is too long for it.
 const SLOT_MS: i64 = 5 * 60_000;
 /// The window in place of one shorter than a slot.
@@ -20,7 +25,8 @@ const MAX_RANK: usize = 64 - PRECISION as usize + 1;
 const MAX_EXACT: usize = REGISTERS / size_of::<u32>();
 
 /// The slots that time is cut into. They begin at multiples of their length, so that all windows move on together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(i64, usize)", into = "(i64, usize)")]
 pub struct Window {
     slot_ms: i64,
     slots: usize,
@@ -53,8 +59,27 @@ impl Window {
     }
 }
 
+impl From<Window> for (i64, usize) {
+    fn from(window: Window) -> Self {
+        (window.slot_ms, window.slots)
+    }
+}
+
+impl TryFrom<(i64, usize)> for Window {
+    type Error = FrameError;
+
+    fn try_from((slot_ms, slots): (i64, usize)) -> Result<Self, FrameError> {
+        let is_window = (SLOT_MS..=i64::MAX / MAX_SLOTS).contains(&slot_ms)
+            && (2..=MAX_SLOTS as usize + 1).contains(&slots);
+        is_window
+            .then_some(Self { slot_ms, slots })
+            .ok_or(refuse("a window is out of range"))
+    }
+}
+
 /// What was seen in one slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "SlotState", into = "SlotState")]
 enum Slot {
     /// The upper halves of all hashes, ascending.
     Exact(Vec<u32>),
@@ -119,8 +144,44 @@ fn raise(registers: &mut [u8; REGISTERS], hash: u64) {
     }
 }
 
+/// A slot in a checkpoint.
+#[derive(Serialize, Deserialize)]
+enum SlotState {
+    Exact(Vec<u32>),
+    Registers(Vec<u8>),
+}
+
+impl From<Slot> for SlotState {
+    fn from(slot: Slot) -> Self {
+        match slot {
+            Slot::Exact(hashes) => Self::Exact(hashes),
+            Slot::Registers(registers) => Self::Registers(registers.to_vec()),
+        }
+    }
+}
+
+impl TryFrom<SlotState> for Slot {
+    type Error = FrameError;
+
+    fn try_from(state: SlotState) -> Result<Self, FrameError> {
+        match state {
+            SlotState::Exact(hashes) => {
+                let is_slot = hashes.len() <= MAX_EXACT && hashes.is_sorted_by(|one, other| one < other);
+                is_slot.then_some(Self::Exact(hashes))
+            }
+            SlotState::Registers(registers) => {
+                let are_ranks = registers.iter().all(|rank| usize::from(*rank) <= MAX_RANK);
+                let registers = Box::<[u8; REGISTERS]>::try_from(registers).ok();
+                registers.filter(|_| are_ranks).map(Self::Registers)
+            }
+        }
+        .ok_or(refuse("a sketch is out of range"))
+    }
+}
+
 /// The sketch of one window.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "SketchState", into = "SketchState")]
 pub struct Sketch {
     window: Window,
     /// Number of the current slot, and when it ends. The ring's place of a slot is its number modulo the ring's length.
@@ -217,6 +278,42 @@ impl Sketch {
     pub fn state_bytes(&self) -> usize {
         let slots: usize = self.ring.iter().map(Slot::heap_bytes).sum();
         size_of::<Self>() + size_of_val(&*self.ring) + slots
+    }
+}
+
+/// A sketch in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct SketchState {
+    window: Window,
+    slot: i64,
+    ring: Vec<Slot>,
+}
+
+impl From<Sketch> for SketchState {
+    fn from(sketch: Sketch) -> Self {
+        Self {
+            window: sketch.window,
+            slot: sketch.slot,
+            ring: sketch.ring.into_vec(),
+        }
+    }
+}
+
+impl TryFrom<SketchState> for Sketch {
+    type Error = FrameError;
+
+    fn try_from(state: SketchState) -> Result<Self, FrameError> {
+        let SketchState { window, slot, ring } = state;
+        let slots_of_time = window.slot(i64::MIN)..=window.slot(i64::MAX);
+        if ring.len() != window.slots || !slots_of_time.contains(&slot) {
+            return Err(refuse("a sketch is out of range"));
+        }
+        Ok(Self {
+            window,
+            slot,
+            slot_ends_ms: (slot + 1).saturating_mul(window.slot_ms),
+            ring: ring.into_boxed_slice(),
+        })
     }
 }
 

@@ -18,9 +18,9 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let capacity = usize::from(*first).max(1);
-    let mut model = Drain::new(capacity);
+    let mut model = Drain::new(capacity, 7);
     let mut slot = LASTING.lock().expect("no panic is survived");
-    let lasting = slot.get_or_insert_with(|| Drain::new(MAX_CLUSTERS));
+    let lasting = slot.get_or_insert_with(|| Drain::new(MAX_CLUSTERS, 7));
     let names = lines
         .split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok());

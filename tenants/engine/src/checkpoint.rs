@@ -1,0 +1,213 @@
+//! The form of a checkpoint: a registry's whole state as bytes. Private to the engine.
+//!
+//! Layout: version, the state in postcard's encoding (numbers are varints), XXH3 of all that. Hash tables, links and
+//! whatever else follows from the rest are left out and made anew. Reading takes nothing on trust: what is kept can be
+//! used without a panic, and takes no more memory than its bytes account for.
+
+use std::borrow::Cow;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::duration_sum::FRACTION_BITS;
+use crate::error::FrameError;
+
+/// To be raised with every change of what is kept, or of its order: postcard writes neither names nor types.
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 8;
+/// Integers up to here are exact in a double, and written as varints.
+const EXACT: u64 = 1 << 53;
+/// Counters beyond are those of damaged bytes; below, they can grow for ever.
+const MAX_COUNT: u64 = 1 << 56;
+
+/// Write a state.
+#[allow(
+    clippy::expect_used,
+    reason = "only a sequence of unknown length could fail; bytes without the state would be worse than a panic"
+)]
+pub fn sealed(state: &impl Serialize) -> Vec<u8> {
+    let mut bytes = postcard::to_extend(state, vec![VERSION]).expect("every length is known");
+    let checksum = xxh3_64(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Read a state.
+pub fn opened<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
+    let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(refuse("too short"))?;
+    if xxh3_64(content) != u64::from_le_bytes(*checksum) {
+        return Err(refuse("checksum differs"));
+    }
+    let (version, content) = content.split_first().ok_or(refuse("too short"))?;
+    if *version != VERSION {
+        return Err(refuse("made by another version of the engine"));
+    }
+    match postcard::take_from_bytes(content) {
+        Ok((state, [])) => Ok(state),
+        Ok(_) => Err(refuse("its parts fall short of its length")),
+        Err(_) => Err(refuse("a part is out of range")),
+    }
+}
+
+/// What is said of bytes that are no checkpoint.
+pub fn refuse(fault: &'static str) -> FrameError {
+    FrameError {
+        what: "checkpoint",
+        fault,
+    }
+}
+
+/// Counters that can grow for ever.
+pub trait Plausible {
+    /// Whether none of them is near its end.
+    fn is_plausible(&self) -> bool;
+}
+
+impl Plausible for u64 {
+    fn is_plausible(&self) -> bool {
+        *self <= MAX_COUNT
+    }
+}
+
+impl<const N: usize> Plausible for [u64; N] {
+    fn is_plausible(&self) -> bool {
+        self.iter().all(u64::is_plausible)
+    }
+}
+
+/// Read counters that are added to without a look at their end.
+pub fn plausible<'de, D: Deserializer<'de>, T: Deserialize<'de> + Plausible>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let counted = T::deserialize(deserializer)?;
+    counted
+        .is_plausible()
+        .then_some(counted)
+        .ok_or_else(|| D::Error::custom("a counter is out of range"))
+}
+
+/// An amount that only grows: a whole number takes as many bytes as it needs, any other ten.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Amount(pub f64);
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (whole, bits) = (self.0 as u64, self.0.to_bits());
+        let word = if whole < EXACT && (whole as f64).to_bits() == bits {
+            u128::from(whole) << 1
+        } else {
+            u128::from(bits) << 1 | 1
+        };
+        word.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = u128::deserialize(deserializer)?;
+        let half = u64::try_from(word >> 1).map_err(D::Error::custom)?;
+        let amount = if word & 1 == 0 {
+            half as f64
+        } else {
+            f64::from_bits(half)
+        };
+        // Nothing is ever taken away. Infinite is what a sum of finite amounts may have come to.
+        (amount >= 0.0)
+            .then_some(Self(amount))
+            .ok_or_else(|| D::Error::custom("an amount is out of range"))
+    }
+}
+
+/// A sum of observations, see [`crate::duration_sum`]. Its fraction is nearly always zero, and then takes one byte.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum(pub u128);
+
+impl Serialize for Sum {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fraction = self.0 as u32 & ((1 << FRACTION_BITS) - 1);
+        (fraction, self.0 >> FRACTION_BITS).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sum {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (fraction, whole) = <(u32, u128)>::deserialize(deserializer)?;
+        if fraction >> FRACTION_BITS != 0 || whole > u128::MAX >> FRACTION_BITS {
+            return Err(D::Error::custom("a sum is out of range"));
+        }
+        Ok(Self(whole << FRACTION_BITS | u128::from(fraction)))
+    }
+}
+
+/// Numbers most of which are zero: each that is not, behind how many zeros there are before it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Sparse<T>(Vec<(u32, T)>);
+
+impl<T: Copy + Default + PartialEq> Sparse<T> {
+    /// Those of `numbers`, without the zeros at the end.
+    pub fn of(numbers: impl Iterator<Item = T>) -> Self {
+        let mut zeros = 0;
+        let mut pairs = Vec::new();
+        for number in numbers {
+            if number == T::default() {
+                zeros += 1;
+            } else {
+                pairs.push((std::mem::take(&mut zeros), number));
+            }
+        }
+        Self(pairs)
+    }
+
+    /// All numbers again, `length` of them.
+    pub fn filled(self, length: usize) -> Result<Vec<T>, FrameError> {
+        let mut numbers = vec![T::default(); length];
+        let mut slots = numbers.iter_mut();
+        for (zeros, number) in self.0 {
+            let slot = slots.nth(zeros as usize);
+            *slot.ok_or(refuse("there are more numbers than places"))? = number;
+        }
+        Ok(numbers)
+    }
+}
+
+/// Indexes that mostly ascend one by one, written as steps from one to the next. The greatest index stands for none.
+pub mod steps {
+    use super::{Cow, Deserialize, Deserializer, Error, Serializer};
+
+    /// Write them.
+    pub fn serialize<S: Serializer>(indexes: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0;
+        serializer.collect_seq(indexes.iter().map(|index| {
+            let place = i64::from(index.wrapping_add(1));
+            place - std::mem::replace(&mut before, place)
+        }))
+    }
+
+    /// Read them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, [u32]>, D::Error> {
+        let mut place = 0i64;
+        let steps = Vec::<i64>::deserialize(deserializer)?.into_iter();
+        let indexes = steps.map(|step| {
+            place = place.checked_add(step)?;
+            Some(u32::try_from(place).ok()?.wrapping_sub(1))
+        });
+        let indexes: Option<Vec<u32>> = indexes.collect();
+        indexes
+            .map(Cow::Owned)
+            .ok_or_else(|| D::Error::custom("an index is out of range"))
+    }
+}
+
+/// Check that `numbers` names each place that waits for one, once; afterwards none waits.
+pub fn check_each(numbers: &[u32], waits: &mut [bool]) -> Result<(), FrameError> {
+    let fault = refuse("its places are not those that are given out");
+    for number in numbers {
+        let place = waits.get_mut(*number as usize).filter(|waits| **waits);
+        *place.ok_or(fault)? = false;
+    }
+    if waits.contains(&true) {
+        return Err(fault);
+    }
+    Ok(())
+}
