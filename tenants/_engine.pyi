@@ -4,8 +4,8 @@ The engine holds all per-span and per-series work and nothing else: no I/O, no c
 passed in), no tenancy policy. Every call releases the GIL while it works. Objects are safe to share between
 threads; calls on one object are serialised inside it.
 
-Bytes named *frame* (gateway to shard), *record* (shard to collector) and *checkpoint* (a registry's state) are private
-to the engine: versioned, checked on reading, carried by Python as opaque buffers.
+Bytes named *frame* (gateway to shard), *record* (shard to collector), *state* (collector to a shard's next owner) and
+*checkpoint* are private to the engine: versioned, checked on reading, carried by Python as opaque buffers.
 """
 
 from typing import final
@@ -29,7 +29,7 @@ class MalformedRequest(EngineError):
         """
 
 class MalformedFrame(EngineError):
-    """A frame, record or checkpoint was not made by this version of the engine, or was damaged on the way."""
+    """A frame, record, state or checkpoint was not made by this version of the engine, or was damaged on the way."""
 
 class InvalidPlan(EngineError):
     """The processing settings cannot be compiled; the message starts with the path of the setting."""
@@ -49,6 +49,18 @@ def check_regex(pattern: str) -> None:
 
 def trace_hash(trace_id: bytes) -> int:
     """Return the unsigned 64-bit hash (XXH3, seed 0) of the trace id's bytes: what shards are ranges of."""
+
+def fingerprint(body: Buffer) -> bytes:
+    """Return the 16 bytes that a request is known by if it comes again: XXH3-128 of the decompressed body, big-endian."""
+
+def durable_part(record: Buffer) -> bytes:
+    """Return a record without its exemplars, for the journal.
+
+    :class:`Registry` and :class:`Mirror` take it as they take the record.
+
+    Raises:
+        MalformedFrame: the record is damaged.
+    """
 
 @final
 class Plan:
@@ -126,23 +138,68 @@ def split(
 
 @final
 class Shard:
-    """One hash range of one tenant: all processors for the traces that fall into it."""
+    """One hash range of one tenant: all processors for the traces that fall into it.
 
-    def __new__(cls, plan: Plan) -> Shard: ...
+    Args:
+        plan: the settings.
+        index: which of the ranges.
+        count: into how many equal ranges the hash of trace ids is cut.
+        deduplication_window_ns: how long a request is known at least; a second more at most.
+        state: what :meth:`Mirror.claim` gave for the range; nothing: it has no former owner.
+
+    Raises:
+        MalformedFrame: the state is damaged, or of another range.
+        ValueError: there is no such range.
+    """
+
+    def __new__(
+        cls,
+        plan: Plan,
+        *,
+        index: int = 0,
+        count: int = 1,
+        deduplication_window_ns: int = 600_000_000_000,
+        state: Buffer | None = None,
+    ) -> Shard: ...
     def set_plan(self, plan: Plan, now_ns: int) -> bytes:
         """Go on with other settings; half edges stay.
 
         Returns:
             The record of what was counted under the old settings since the last flush (empty if nothing).
         """
-    def apply(self, frame: Buffer, now_ns: int) -> None:
-        """Count one frame. ``now_ns`` starts the waiting time of half edges.
+    def apply(
+        self,
+        frame: Buffer,
+        now_ns: int,
+        *,
+        fingerprint: Buffer | None = None,
+        made_for: tuple[int, int] | None = None,
+    ) -> bool:
+        """Count what a frame tells of the shard's range, unless the request was applied there before.
+
+        A frame that was made for another range may be given to every shard whose range has a part in that: each counts
+        the rows of its own range that this request has not been applied to. Info metrics, which only say that something
+        is there, are told again with any part. This needs trace ids of 16 bytes (``strict_ids`` of :func:`split`).
+
+        Args:
+            frame: of :func:`split`.
+            now_ns: starts the waiting time of half edges, and the time for which the request is known.
+            fingerprint: of the request; without one it is not remembered.
+            made_for: index and count of the range that the request was split for; None: the shard's own.
+
+        Returns:
+            Whether there was anything left to count.
 
         Raises:
-            MalformedFrame: nothing was counted.
+            MalformedFrame: nothing was counted, and nothing is remembered.
+            ValueError: a fingerprint that has not 16 bytes, or no such range.
         """
     def flush(self, now_ns: int, *, close_edges: bool = False) -> bytes:
         """Expire half edges, then return everything counted since the last flush (empty if nothing).
+
+        The record also tells what a successor needs to go on: half edges that were opened, changed or closed, sides of
+        edges that a filter keeps out, requests that were applied. Records of a shard must reach registry and mirror in
+        order, each once.
 
         Args:
             now_ns: the time against which half edges expire.
@@ -154,7 +211,55 @@ class Shard:
         For a collector that has lost what it knew: to be merged before any record made before or after it.
         """
     def stats(self) -> dict[str, int]:
-        """Return ``entities``, ``open_edges`` and ``state_bytes``."""
+        """Return ``entities``, ``open_edges``, ``fingerprints``, ``fingerprints_dropped`` and ``state_bytes``.
+
+        At 1 048 576 fingerprints the oldest are dropped before their time.
+        """
+
+@final
+class Mirror:
+    """What the shards of one tenant would need to go on, kept by the collector and fed by the same records as the registry.
+
+    ``index`` and ``count`` name a range as they do for :class:`Shard`; ValueError if there is no such range. The same
+    calls give the same bytes.
+    """
+
+    def __new__(cls, deduplication_window_ns: int) -> Mirror: ...
+    @staticmethod
+    def check(index: int, count: int, record: Buffer) -> None:
+        """Check that :meth:`apply` would take the record.
+
+        Raises:
+            MalformedFrame: it would not.
+        """
+    def apply(self, index: int, count: int, record: Buffer, now_ns: int) -> None:
+        """Take over what a record, or its durable part, tells of its shard; forget what has had its time.
+
+        Raises:
+            MalformedFrame: the record is damaged; nothing was changed.
+        """
+    def claim(self, index: int, count: int, now_ns: int) -> bytes:
+        """Give a range to a new owner: return the state that it begins with.
+
+        It is cut out of everything known of the range, also where shards were cut otherwise; what lies outside stays for
+        others. From then on records of the new owner fit. To claim again gives the same, but for what has had its time.
+        """
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """Return index, count and waiting half edges of every shard that something is known of, ascending.
+
+        A shard that others have claimed a part of is there until they have claimed all.
+        """
+    def checkpoint(self) -> bytes:
+        """Return everything, to go on from with :meth:`restore`."""
+    @staticmethod
+    def restore(checkpoint: Buffer) -> Mirror:
+        """Return the mirror of a checkpoint.
+
+        Raises:
+            MalformedFrame: made by another version of the engine, or damaged.
+        """
+    def stats(self) -> dict[str, int]:
+        """Return ``open_edges``, ``fingerprints``, ``markers``, ``ranges`` (as in :meth:`ranges`) and ``state_bytes``."""
 
 @final
 class WriteBatch:

@@ -167,7 +167,7 @@ class Dispatcher:
                 split = _engine.split(*arguments, skip_generation=skip_generation)
         except _engine.MalformedRequest as error:
             return Refused(RefusalReason.MALFORMED, str(error))
-        fingerprint = split.fingerprint
+        fingerprint = _engine.fingerprint(body)
         sent = [
             self._send(ShardKey(tenant, index, count), (index, count), fingerprint, frame)
             for index, frame in split.frames

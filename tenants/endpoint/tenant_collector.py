@@ -191,9 +191,20 @@ class TenantCollector:
             owner = self._state.owners.get(key)
             if owner is None or owner.epoch != epoch or sequence <= owner.sequence:
                 continue
-            entry = RecordEntry(key.index, key.count, epoch, sequence, now_ns, _engine.durable_part(record.data))
+            try:
+                durable = _engine.durable_part(record.data)
+            except _engine.MalformedFrame:
+                self._give_up(record)
+                continue
+            entry = RecordEntry(key.index, key.count, epoch, sequence, now_ns, durable)
             futures.append(self._submit(entry, self._merging(entry, record)))
         return futures
+
+    def _give_up(self, record: FlushRecord) -> None:
+        """Take the range from a shard whose record cannot be read: gateways send again what was in it."""
+        log.exception("flush record cannot be read", shard=str(record.key))
+        entry = ReleaseEntry(record.key.index, record.key.count, record.place.epoch)
+        self._submit(entry, self._releasing(entry))
 
     def _submit(self, entry: Entry, then: Callable[[], None]) -> asyncio.Future[None]:
         future = self._journal.submit(self.tenant, entry, then)

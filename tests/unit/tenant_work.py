@@ -84,10 +84,11 @@ def span(name: str = "op", **fields: Any) -> Span:
 def group(profile: TenantProfile, *names: str, count: int | None = None, body: bytes = b"") -> FrameGroup:
     """The frames of one request, as a gateway makes them."""
     shards = count or profile.settings.shards
-    split = _engine.split(body or request(*names), profile.plan, shards, NOW_NS)
+    body = body or request(*names)
+    split = _engine.split(body, profile.plan, shards, NOW_NS)
     tenant = profile.settings.tenant
     heads = tuple(
-        FrameHead(ShardKey(tenant, index, shards), (index, shards), split.fingerprint, len(frame))
+        FrameHead(ShardKey(tenant, index, shards), (index, shards), _engine.fingerprint(body), len(frame))
         for index, frame in split.frames
     )
     return FrameGroup(heads, b"".join(frame for _, frame in split.frames))

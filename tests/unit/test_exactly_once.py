@@ -160,7 +160,7 @@ class World:
 
     def counted(self) -> dict[TenantId, dict[str, float]]:
         return {
-            tenant: collected(collector._state.registry, self.clock.now_ms() + 10_000_000)
+            tenant: collected(collector._state.registry, self.clock.now_ms() + 10_000)
             for tenant, collector in self.collector._tenants.items()
         }
 
@@ -198,7 +198,7 @@ def body(name: str, halves: int) -> list[bytes]:
         trace_id = random.Random(number).randbytes(16)
         call = number.to_bytes(8)
         clients.append(span(name, kind=3, trace_id=trace_id, span_id=call))
-        servers.append(span(name, kind=2, trace_id=trace_id, span_id=b"s" + call[1:], parent_span_id=call))
+        servers.append(span(f"{name} served", kind=2, trace_id=trace_id, span_id=b"s" + call[1:], parent_span_id=call))
     return [request(spans=clients, service="shop"), request(spans=servers, service="stock")]
 
 
@@ -231,7 +231,7 @@ async def play(folder: Path, script: list[Step]) -> None:
             bodies.append((tenant, client))
             # The other half comes later, when something else has happened.
             late.append((tenant, server))
-            sent[tenant, name] += 2 * (1 + number)
+            sent.update({(tenant, name): 1 + number, (tenant, f"{name} served"): 1 + number})
             halves[tenant] += 1 + number
         elif kind == "again" and bodies:
             await world.send(number % 2, *bodies[number % len(bodies)])

@@ -81,7 +81,7 @@ def test_collector_that_has_been_replaced_is_refused(host: ShardHost) -> None:
 def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
     host.configure(config(), ROUTES, COLLECTORS, whole_of(1, TENANTS))
     host.ingest(frames(ACME, "a"))
-    (before,) = host.pull("collector-0", 1, {}, ()).records
+    (before,) = host.pull(ROUTES.collector_of(ACME), 1, {}, ()).records
     one_collector = Routes(2, ROUTES.shard_hosts, ("collector-0",))
     host.configure(config(), one_collector, COLLECTORS, whole_of(2, overrides(acme=spans_on(max_active_series=5))))
     pulled = host.pull("collector-0", 1, {}, ())

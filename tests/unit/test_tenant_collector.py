@@ -134,6 +134,7 @@ async def test_record_that_cannot_be_read_costs_its_shard_the_range(bench: Bench
     ((key, place),) = collector.acknowledged(HOST)
     with structlog.testing.capture_logs() as logs:
         await merge(collector, 0, b"damaged")
+        await until(lambda: not list(collector.acknowledged(HOST)))
     assert [line["event"] for line in logs] == ["flush record cannot be read"]
     record = FlushRecord(key, Place(place.epoch, place.sequence + 1), b"")
     assert (collector.is_fenced(record), list(collector.acknowledged(HOST))) == (True, [])

@@ -9,7 +9,7 @@ use crate::frame::EdgeKey;
 const NIL: u32 = u32::MAX;
 
 /// An edge under construction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Edge {
     /// What both halves have in common.
@@ -107,6 +107,20 @@ struct Slot {
     edge: Edge,
     older: u32,
     newer: u32,
+    is_open: bool,
+    /// A record told of an open edge here.
+    is_told: bool,
+    /// It is in the list of slots to tell of.
+    is_touched: bool,
+}
+
+/// What a record tells of a slot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SlotNews {
+    /// This edge waits in it.
+    Open(Edge),
+    /// The edge that an earlier record told of is gone.
+    Closed,
 }
 
 /// The edges of one shard. The caller bounds how many there are.
@@ -118,6 +132,8 @@ pub struct EdgeStore {
     free: Vec<u32>,
     oldest: u32,
     newest: u32,
+    /// Slots that changed since the last record, each once.
+    touched: Vec<u32>,
 }
 
 impl Default for EdgeStore {
@@ -129,6 +145,7 @@ impl Default for EdgeStore {
             free: Vec::new(),
             oldest: NIL,
             newest: NIL,
+            touched: Vec::new(),
         }
     }
 }
@@ -144,26 +161,44 @@ impl EdgeStore {
         self.len() == 0
     }
 
-    /// The edge with this key; any of them if there are several.
+    /// The place of the edge with this key; of any of them if there are several.
     #[inline]
-    pub fn get_mut(&mut self, key: &EdgeKey) -> Option<&mut Edge> {
+    pub fn find(&self, key: &EdgeKey) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let number = *self.index.find(hash, |number| has_key(slots, *number, key))?;
-        self.slots.get_mut(number as usize).map(|slot| &mut slot.edge)
+        self.index
+            .find(hash, |number| has_key(slots, *number, key))
+            .copied()
     }
 
     /// Let a new edge wait. Several may have one key: server-side spans that wait for the same client (Q13).
     #[inline]
     pub fn insert(&mut self, edge: Edge) {
+        let number = self.link(edge, false);
+        self.touch(number);
+    }
+
+    /// Let an edge wait that the collector knows; returns its place. In an empty store places count from 0.
+    pub fn insert_told(&mut self, edge: Edge) -> u32 {
+        self.link(edge, true)
+    }
+
+    #[inline]
+    fn link(&mut self, edge: Edge, is_told: bool) -> u32 {
         let hash = self.hasher.hash_one(edge.key);
-        let slot = Slot {
+        let mut slot = Slot {
             edge,
             older: self.newest,
             newer: NIL,
+            is_open: true,
+            is_told,
+            is_touched: false,
         };
         let number = if let Some(number) = self.free.pop() {
-            self.slots[number as usize] = slot;
+            let former = &mut self.slots[number as usize];
+            slot.is_told |= former.is_told;
+            slot.is_touched = former.is_touched;
+            *former = slot;
             number
         } else {
             self.slots.push(slot);
@@ -180,19 +215,38 @@ impl EdgeStore {
                 .get(*number as usize)
                 .map_or(0, |slot| hasher.hash_one(slot.edge.key))
         });
+        number
     }
 
-    /// Take the edge with this key out; any of them if there are several.
     #[inline]
-    pub fn remove(&mut self, key: &EdgeKey) -> Option<Edge> {
-        let hash = self.hasher.hash_one(key);
-        let slots = &self.slots;
-        let entry = self
-            .index
-            .find_entry(hash, |number| has_key(slots, *number, key))
-            .ok()?;
-        let (number, _) = entry.remove();
-        self.unlink(number)
+    fn touch(&mut self, number: u32) {
+        if let Some(slot) = self.slots.get_mut(number as usize)
+            && !std::mem::replace(&mut slot.is_touched, true)
+        {
+            self.touched.push(number);
+        }
+    }
+
+    /// Tell of each slot that changed since the last time, ascending; of an edge that came and went in between nothing.
+    pub fn tell(&mut self, mut tell: impl FnMut(u32, SlotNews)) {
+        self.touched.sort_unstable();
+        for number in self.touched.drain(..) {
+            let Some(slot) = self.slots.get_mut(number as usize) else {
+                continue;
+            };
+            slot.is_touched = false;
+            let was_told = std::mem::replace(&mut slot.is_told, slot.is_open);
+            if slot.is_open {
+                tell(number, SlotNews::Open(slot.edge));
+            } else if was_told {
+                tell(number, SlotNews::Closed);
+            }
+        }
+    }
+
+    /// Whether a record told of an edge that is open, or of one that no record has said is closed.
+    pub fn is_told(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is_told)
     }
 
     /// Take the oldest edge out if it has waited since before or at `until_ns`.
@@ -223,11 +277,22 @@ impl EdgeStore {
     }
 
     /// The edge at a place.
-    pub fn at(&mut self, place: u32) -> Option<&mut Edge> {
-        self.slots.get_mut(place as usize).map(|slot| &mut slot.edge)
+    #[inline]
+    pub fn at(&self, place: u32) -> Option<&Edge> {
+        let slot = self.slots.get(place as usize)?;
+        slot.is_open.then_some(&slot.edge)
+    }
+
+    /// The edge at a place, to be changed: the next record tells of it. Its key must stay.
+    #[inline]
+    pub fn at_mut(&mut self, place: u32) -> Option<&mut Edge> {
+        self.touch(place);
+        let slot = self.slots.get_mut(place as usize)?;
+        slot.is_open.then_some(&mut slot.edge)
     }
 
     /// Take the edge at a place out.
+    #[inline]
     pub fn remove_at(&mut self, place: u32) -> Option<Edge> {
         let hash = self.hasher.hash_one(self.slots.get(place as usize)?.edge.key);
         let entry = self.index.find_entry(hash, |other| *other == place).ok()?;
@@ -235,12 +300,13 @@ impl EdgeStore {
         self.unlink(place)
     }
 
-    /// Change every edge in place; keys must stay.
+    /// Change every edge in place, oldest first; keys must stay.
     pub fn for_each(&mut self, mut change: impl FnMut(&mut Edge)) {
         let mut next = self.oldest;
         while let Some(slot) = self.slots.get_mut(next as usize) {
             change(&mut slot.edge);
-            next = slot.newer;
+            let number = std::mem::replace(&mut next, slot.newer);
+            self.touch(number);
         }
     }
 
@@ -255,7 +321,9 @@ impl EdgeStore {
     }
 
     fn unlink(&mut self, number: u32) -> Option<Edge> {
-        let slot = self.slots.get(number as usize)?;
+        self.touch(number);
+        let slot = self.slots.get_mut(number as usize)?;
+        slot.is_open = false;
         let (edge, older, newer) = (slot.edge, slot.older, slot.newer);
         match self.slots.get_mut(older as usize) {
             Some(older) => older.newer = newer,
@@ -273,7 +341,7 @@ impl EdgeStore {
     pub fn state_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
             + self.index.capacity() * (size_of::<u32>() + 1)
-            + self.free.capacity() * size_of::<u32>()
+            + (self.free.capacity() + self.touched.capacity()) * size_of::<u32>()
     }
 }
 
@@ -284,6 +352,7 @@ fn has_key(slots: &[Slot], number: u32, key: &EdgeKey) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -297,8 +366,9 @@ mod tests {
         for id in 1..=4 {
             store.insert(edge(id, u64::from(id)));
         }
-        assert!(store.remove(&edge(2, 0).key).is_some());
-        assert!(store.remove(&edge(2, 0).key).is_none());
+        let place = store.find(&edge(2, 0).key).unwrap();
+        assert!(store.remove_at(place).is_some() && store.remove_at(place).is_none());
+        assert!(store.find(&edge(2, 0).key).is_none());
         store.insert(edge(5, 5));
         let waiting: Vec<u64> = store.iter().map(|edge| edge.opened_at_ns).collect();
         assert_eq!(waiting, [1, 3, 4, 5]);
@@ -306,9 +376,50 @@ mod tests {
             .map(|edge| edge.opened_at_ns)
             .collect();
         assert_eq!(expired, [1, 3, 4]);
-        assert!(store.get_mut(&edge(5, 0).key).is_some());
+        assert!(store.find(&edge(5, 0).key).is_some());
         assert_eq!((store.len(), store.slots.len()), (1, 4));
         assert!(store.pop_expired(5).is_some());
         assert!(store.is_empty() && store.iter().next().is_none());
+    }
+
+    #[test]
+    fn a_slot_is_told_of_once_for_each_record_and_never_of_what_came_and_went() {
+        let mut store = EdgeStore::default();
+        let told = |store: &mut EdgeStore| {
+            let mut news = Vec::new();
+            store.tell(|slot, what| news.push((slot, what)));
+            news
+        };
+        store.insert_told(edge(1, 1));
+        for id in 2..=4 {
+            store.insert(edge(id, u64::from(id)));
+        }
+        store.remove_at(2);
+        store.at_mut(1).unwrap().is_failed = true;
+        let failed = Edge {
+            is_failed: true,
+            ..edge(2, 2)
+        };
+        assert!(store.is_told());
+        assert_eq!(
+            told(&mut store),
+            [(1, SlotNews::Open(failed)), (3, SlotNews::Open(edge(4, 4)))]
+        );
+        assert_eq!(told(&mut store), []);
+        // Another edge takes the place of one that was told of.
+        store.remove_at(3);
+        store.insert(edge(5, 5));
+        store.remove_at(0);
+        store.insert(edge(6, 6));
+        store.remove_at(0);
+        assert_eq!(
+            told(&mut store),
+            [(0, SlotNews::Closed), (3, SlotNews::Open(edge(5, 5)))]
+        );
+        store.for_each(|edge| edge.half = 7);
+        assert_eq!(told(&mut store).len(), 2);
+        while store.pop_expired(u64::MAX).is_some() {}
+        assert_eq!(told(&mut store), [(1, SlotNews::Closed), (3, SlotNews::Closed)]);
+        assert!(!store.is_told());
     }
 }

@@ -9,8 +9,10 @@ use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FrameError;
+use crate::hash::hash_of_trace;
 use crate::intern::Dictionary;
 use crate::multiplier::MAX_MULTIPLIER;
+use crate::span::{SPAN_ID_LEN, TRACE_ID_LEN};
 
 const VERSION: u32 = 2;
 const DICTIONARIES: usize = 4;
@@ -62,7 +64,7 @@ pub struct EdgeRow {
 }
 
 /// Trace id, and the client-side span's id: its own, or the server-side span's parent. Lengths are part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EdgeKey {
     /// Trace id as a number.
     pub trace: u128,
@@ -84,7 +86,28 @@ impl Hash for EdgeKey {
     }
 }
 
+impl SpanRow {
+    /// The hash that decides which shard counts it, of a trace id of 16 bytes: what shards were cut anew for is told
+    /// apart only where ids are OTLP's (`strict_ids` of a split).
+    #[inline]
+    pub fn trace_hash(&self) -> u64 {
+        hash_of_trace(self.trace, TRACE_ID_LEN as u8)
+    }
+}
+
 impl EdgeKey {
+    /// The hash that decides which shard pairs it.
+    #[inline]
+    pub fn trace_hash(&self) -> u64 {
+        hash_of_trace(self.trace, self.trace_len)
+    }
+
+    /// Whether the ids are no longer than a key can hold.
+    #[inline]
+    pub fn has_short_ids(&self) -> bool {
+        usize::from(self.trace_len) <= TRACE_ID_LEN && usize::from(self.span_len) <= SPAN_ID_LEN
+    }
+
     /// Build the key from raw ids of at most 16 and 8 bytes.
     pub fn new(trace_id: &[u8], span_id: &[u8]) -> Self {
         let span = <[u8; 8]>::try_from(span_id).unwrap_or_else(|_| {
@@ -319,7 +342,7 @@ impl<'a> Frame<'a> {
         let rows_in_range = frame.spans().all(|row| (row.set as usize) < sets)
             && frame
                 .edges()
-                .all(|row| row.is_marker || (row.half as usize) < halves);
+                .all(|row| (row.is_marker || (row.half as usize) < halves) && row.key.has_short_ids());
         let fits = |weights: &[u8], rows: usize| weights.is_empty() || weights.len() / WEIGHT == rows;
         let weights_fit = fits(frame.span_weights, frame.spans.len() / SPAN_ROW)
             && fits(frame.edge_weights, frame.edges.len() / EDGE_ROW);
@@ -431,6 +454,17 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// Which entries of a dictionary of this length some rows refer to.
+pub fn used_entries(numbers: impl Iterator<Item = u32>, length: usize) -> Vec<bool> {
+    let mut is_used = vec![false; length];
+    for number in numbers {
+        if let Some(is_used) = is_used.get_mut(number as usize) {
+            *is_used = true;
+        }
+    }
+    is_used
+}
+
 #[inline]
 fn u32_at(bytes: &[u8], index: usize) -> u32 {
     let at = index * 4;
@@ -538,6 +572,11 @@ mod tests {
             .collect();
         assert_eq!(weights, [1.0, 1.0, 0.25, 1.0]);
         builder.push_edge(&row(f64::NAN));
+        assert!(Frame::read(&builder.finish()).is_err());
+        let mut builder = FrameBuilder::default();
+        let mut long = row(1.0);
+        long.key.trace_len = 17;
+        builder.push_edge(&long);
         assert!(Frame::read(&builder.finish()).is_err());
     }
 

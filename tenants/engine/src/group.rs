@@ -299,6 +299,8 @@ impl Group {
     pub fn flush(&mut self, out: &mut GroupWriter) {
         out.begin(&self.shape, &self.retired);
         self.retired.clear();
+        // Neighbours take a byte less in the record, and are read and written one behind the other.
+        self.dirty.sort_unstable();
         let mut undefined = Vec::new();
         for number in &self.dirty {
             if let Some(Some(entity)) = self.entities.get_mut(*number as usize)

@@ -8,6 +8,17 @@ pub fn trace_hash(trace_id: &[u8]) -> u64 {
     xxh3_64(trace_id)
 }
 
+/// [`trace_hash`] of a trace id that is known as a number and the length of its bytes, at most 16.
+#[inline]
+pub fn hash_of_trace(trace: u128, length: u8) -> u64 {
+    let bytes = trace.to_be_bytes();
+    trace_hash(
+        bytes
+            .get(bytes.len().saturating_sub(usize::from(length))..)
+            .unwrap_or_default(),
+    )
+}
+
 /// The shard that a hash falls to when the hash space is cut into `shard_count` equal ranges.
 #[inline]
 pub fn shard_of(hash: u64, shard_count: u32) -> usize {
@@ -17,11 +28,22 @@ pub fn shard_of(hash: u64, shard_count: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::trace_number;
 
     #[test]
     fn golden_values_shared_with_the_python_tests() {
         assert_eq!(trace_hash(&[]), 0x2d06_8005_38d3_94c2);
         assert_eq!(trace_hash(&[0x11; 16]), 0x7eef_42f6_de35_cb88);
+    }
+
+    #[test]
+    fn a_trace_known_as_a_number_has_the_hash_of_its_bytes() {
+        for bytes in [&[][..], &[7], &[0, 7], &[0x11; 16], &[0; 16]] {
+            assert_eq!(
+                hash_of_trace(trace_number(bytes), bytes.len() as u8),
+                trace_hash(bytes)
+            );
+        }
     }
 
     #[test]

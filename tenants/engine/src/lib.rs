@@ -2,14 +2,16 @@
 //!
 //! All per-span and per-series work and nothing else: no I/O, no clock (time is passed in), no tenancy policy. The way
 //! of a span: [`split`] walks an export request and makes a [`frame`] for each shard; a [`shard`] counts frames and
-//! flushes a [`record`] of what it counted; the tenant's [`registry`] merges records and writes [`remote_write`]
-//! messages. `python.rs` is the only module that knows Python.
+//! flushes a [`record`] of what it counted and of what it needs to go on; the tenant's [`registry`] merges the one and
+//! writes [`remote_write`] messages, its [`mirror`] keeps the other for the shard's successor.
+//! `python.rs` is the only module that knows Python.
 
 #![cfg_attr(not(feature = "python"), forbid(unsafe_code))]
 
 pub mod any_value;
 pub mod bounds;
 pub mod budget;
+pub mod byte_reader;
 pub mod checkpoint;
 pub mod count_spans;
 pub mod drain;
@@ -30,18 +32,22 @@ pub mod filter;
 pub mod filter_condition;
 pub mod filter_key;
 pub mod filter_regex;
-
+pub mod fingerprint;
+pub mod fingerprints;
 pub mod frame;
 pub mod group;
 pub mod half;
 pub mod halves;
 pub mod hash;
+pub mod hash_range;
 pub mod info_plan;
 pub mod intern;
+pub mod kept_edges;
 pub mod label_cardinality;
 pub mod labels;
 pub mod letter_case;
 pub mod markers;
+pub mod mirror;
 pub mod multiplier;
 pub mod native_buckets;
 pub mod native_exemplars;
@@ -53,6 +59,7 @@ pub mod re2_class;
 pub mod re2_text;
 pub mod rebucket;
 pub mod record;
+pub mod record_envelope;
 pub mod registry;
 pub mod relabel;
 pub mod relabelled_series;
@@ -67,6 +74,7 @@ pub mod service_graph;
 pub mod service_graph_plan;
 pub mod settings;
 pub mod shard;
+pub mod shard_state;
 pub mod sketch;
 pub mod span;
 pub mod span_labels;

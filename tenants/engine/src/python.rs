@@ -16,12 +16,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::{FrameError, PlanError, WireError};
+use crate::fingerprint::{FINGERPRINT, Fingerprint};
+use crate::hash_range::HashRange;
 use crate::label_cardinality::LabelStats;
 use crate::relabel::{LabelList, Verdict};
 use crate::remote_write::{Encoded, ExternalLabels, WriteBatch as EncodedBatch};
 use crate::settings::Settings;
 use crate::split::{Split as SplitRequest, SplitOptions};
-use crate::{plan, registry, relabel, shard};
+use crate::{mirror, plan, record_envelope, registry, relabel, shard};
 
 create_exception!(tenants._engine, EngineError, PyException);
 create_exception!(tenants._engine, MalformedRequest, EngineError);
@@ -256,14 +258,54 @@ fn trace_hash(trace_id: &[u8]) -> u64 {
     crate::hash::trace_hash(trace_id)
 }
 
+#[pyfunction]
+fn fingerprint<'py>(py: Python<'py>, body: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = body.as_slice();
+    let fingerprint = detached(py, || Ok(Fingerprint::of(bytes)))?;
+    Ok(PyBytes::new(py, &fingerprint.to_bytes()))
+}
+
+#[pyfunction]
+fn durable_part<'py>(py: Python<'py>, record: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    let record = record.as_slice();
+    let durable = detached(py, || Ok(record_envelope::durable_part(record)?))?;
+    Ok(PyBytes::new(py, durable))
+}
+
+fn hash_range(index: u32, count: u32) -> PyResult<HashRange> {
+    HashRange::of(index, count)
+        .filter(|_| count <= MAX_SHARDS)
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "index must be below count, and count at most {MAX_SHARDS}, not {index} of {count}"
+            ))
+        })
+}
+
 #[pyclass(frozen, module = "tenants._engine")]
 struct Shard(Mutex<shard::Shard>);
 
 #[pymethods]
 impl Shard {
     #[new]
-    fn new(plan: &Plan) -> Self {
-        Self(Mutex::new(shard::Shard::new(Arc::clone(&plan.0))))
+    #[pyo3(signature = (
+        plan, *, index = 0, count = 1, deduplication_window_ns = shard::DEDUPLICATION_WINDOW_NS, state = None
+    ))]
+    fn new(
+        py: Python<'_>,
+        plan: &Plan,
+        index: u32,
+        count: u32,
+        deduplication_window_ns: u64,
+        state: Option<Input<'_>>,
+    ) -> PyResult<Self> {
+        hash_range(index, count)?;
+        let plan = Arc::clone(&plan.0);
+        let state = state.as_ref().map(Input::as_slice).unwrap_or_default();
+        detached(py, || {
+            let shard = shard::Shard::resume(plan, (index, count), deduplication_window_ns, state)?;
+            Ok(Self(Mutex::new(shard)))
+        })
     }
 
     fn set_plan<'py>(&self, py: Python<'py>, plan: &Plan, now_ns: u64) -> PyResult<Bound<'py, PyBytes>> {
@@ -272,9 +314,24 @@ impl Shard {
         Ok(PyBytes::new(py, &record))
     }
 
-    fn apply(&self, py: Python<'_>, frame: Input<'_>, now_ns: u64) -> PyResult<()> {
+    #[pyo3(signature = (frame, now_ns, *, fingerprint = None, made_for = None))]
+    fn apply(
+        &self,
+        py: Python<'_>,
+        frame: Input<'_>,
+        now_ns: u64,
+        fingerprint: Option<Input<'_>>,
+        made_for: Option<(u32, u32)>,
+    ) -> PyResult<bool> {
         let frame = frame.as_slice();
-        detached(py, || Ok(locked(&self.0)?.apply(frame, now_ns)?))
+        let fingerprint = fingerprint.as_ref().map(Input::as_slice).unwrap_or_default();
+        let origin = shard::Origin {
+            fingerprint: read_fingerprint(fingerprint)?,
+            made_for: made_for
+                .map(|(index, count)| hash_range(index, count))
+                .transpose()?,
+        };
+        detached(py, || Ok(locked(&self.0)?.apply(frame, now_ns, origin)?))
     }
 
     #[pyo3(signature = (now_ns, *, close_edges = false))]
@@ -293,6 +350,84 @@ impl Shard {
         Ok(BTreeMap::from([
             ("entities", stats.entities as u64),
             ("open_edges", stats.open_edges as u64),
+            ("fingerprints", stats.fingerprints as u64),
+            ("fingerprints_dropped", stats.fingerprints_dropped),
+            ("state_bytes", stats.state_bytes as u64),
+        ]))
+    }
+}
+
+/// No bytes at all: the request is not to be remembered.
+fn read_fingerprint(bytes: &[u8]) -> PyResult<Option<Fingerprint>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let bytes = <[u8; FINGERPRINT]>::try_from(bytes).map_err(|_| {
+        PyValueError::new_err(format!(
+            "fingerprint must have {FINGERPRINT} bytes or none, not {}",
+            bytes.len()
+        ))
+    })?;
+    Ok(Some(Fingerprint::from_bytes(bytes)))
+}
+
+#[pyclass(frozen, module = "tenants._engine")]
+struct Mirror(Mutex<mirror::Mirror>);
+
+#[pymethods]
+impl Mirror {
+    #[new]
+    fn new(deduplication_window_ns: u64) -> Self {
+        Self(Mutex::new(mirror::Mirror::new(deduplication_window_ns)))
+    }
+
+    #[staticmethod]
+    fn restore(py: Python<'_>, checkpoint: Input<'_>) -> PyResult<Self> {
+        let checkpoint = checkpoint.as_slice();
+        detached(py, || Ok(Self(Mutex::new(mirror::Mirror::restore(checkpoint)?))))
+    }
+
+    #[staticmethod]
+    fn check(py: Python<'_>, index: u32, count: u32, record: Input<'_>) -> PyResult<()> {
+        hash_range(index, count)?;
+        let record = record.as_slice();
+        detached(py, || Ok(mirror::Mirror::check(index, count, record)?))
+    }
+
+    fn apply(&self, py: Python<'_>, index: u32, count: u32, record: Input<'_>, now_ns: u64) -> PyResult<()> {
+        hash_range(index, count)?;
+        let record = record.as_slice();
+        detached(py, || Ok(locked(&self.0)?.apply(index, count, record, now_ns)?))
+    }
+
+    fn claim<'py>(
+        &self,
+        py: Python<'py>,
+        index: u32,
+        count: u32,
+        now_ns: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        hash_range(index, count)?;
+        let state = detached(py, || Ok(locked(&self.0)?.claim(index, count, now_ns)?))?;
+        Ok(PyBytes::new(py, &state))
+    }
+
+    fn ranges(&self, py: Python<'_>) -> PyResult<Vec<(u32, u32, usize)>> {
+        detached(py, || Ok(locked(&self.0)?.ranges().collect()))
+    }
+
+    fn checkpoint<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let checkpoint = detached(py, || Ok(locked(&self.0)?.checkpoint()))?;
+        Ok(PyBytes::new(py, &checkpoint))
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {
+        let stats = detached(py, || Ok(locked(&self.0)?.stats()))?;
+        Ok(BTreeMap::from([
+            ("open_edges", stats.open_edges as u64),
+            ("fingerprints", stats.fingerprints as u64),
+            ("markers", stats.markers as u64),
+            ("ranges", stats.ranges as u64),
             ("state_bytes", stats.state_bytes as u64),
         ]))
     }
@@ -568,7 +703,8 @@ fn build_info() -> BTreeMap<&'static str, &'static str> {
 mod _engine {
     #[pymodule_export]
     use super::{
-        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Plan, Registry, Relabel, Shard, Split,
-        WriteBatch, build_info, check_regex, count_spans, split, trace_hash,
+        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Mirror, Plan, Registry, Relabel, Shard,
+        Split, WriteBatch, build_info, check_regex, count_spans, durable_part, fingerprint, split,
+        trace_hash,
     };
 }

@@ -1,20 +1,19 @@
 //! The record: what a shard counted since its last flush, on its way to the collector. Private to the engine.
 //!
-//! Layout: version, shard counters, then one block for each group: its shape, retired entities, new definitions, deltas
-//! with exemplars; at the end XXH3 of all that. Numbers are varints; a record describes its own buckets, so it can be
-//! merged into a registry whose settings have moved on.
+//! One atomic unit of three parts (`record_envelope.rs`). Counts, here: shard counters, then one block for each group:
+//! its shape, retired entities, new definitions, deltas by ascending number. State: `shard_state.rs`. Exemplars, here: of
+//! each delta that has any, how many before it have none. Numbers are varints; a record describes its own buckets, so it
+//! can be merged into a registry whose settings have moved on.
 
-use xxhash_rust::xxh3::xxh3_64;
-
+use crate::byte_reader::ByteReader;
 use crate::error::FrameError;
 use crate::exemplar::{Exemplar, ExemplarRank};
 use crate::group::{NativePart, Shape};
 use crate::native_buckets::NativeBuckets;
 use crate::native_schema::Schema;
+use crate::record_envelope::{Envelope, HEADER, seal};
 use crate::wire::put_varint;
 
-const VERSION: u8 = 2;
-const CHECKSUM: usize = 8;
 const SUM_FRACTION_BITS: u32 = crate::duration_sum::FRACTION_BITS;
 /// Stands for the schema of a histogram without native buckets; schemas are from -4 to 8.
 const NO_SCHEMA: u8 = 0x7f;
@@ -86,12 +85,19 @@ impl ShardCounters {
 #[derive(Debug)]
 pub struct GroupWriter {
     out: Vec<u8>,
+    /// Number of the group's last delta.
+    last: Option<u32>,
+    exemplars: Vec<u8>,
+    /// Deltas since the last one with exemplars.
+    deltas_without: u64,
+    /// Histogram, place and exemplar of the delta at hand.
+    filled: Vec<(u8, u8, Exemplar)>,
 }
 
 /// One entity's delta, borrowed for writing.
 #[derive(Debug)]
 pub struct DeltaWriter<'a> {
-    /// The entity's number in its shard.
+    /// The entity's number in its shard; above that of the group's last delta.
     pub number: u32,
     /// Times it was counted in.
     pub updates: u32,
@@ -110,16 +116,23 @@ pub struct DeltaWriter<'a> {
 impl GroupWriter {
     /// Begin a record of `groups` groups.
     pub fn new(counters: &ShardCounters, groups: usize) -> Self {
-        let mut out = vec![VERSION];
+        let mut out = vec![0; HEADER];
         for counter in counters.to_array() {
             put_varint(&mut out, counter);
         }
         put_varint(&mut out, groups as u64);
-        Self { out }
+        Self {
+            out,
+            last: None,
+            exemplars: Vec::new(),
+            deltas_without: 0,
+            filled: Vec::new(),
+        }
     }
 
     /// Begin a group.
     pub fn begin(&mut self, shape: &Shape, retired: &[u32]) {
+        self.last = None;
         self.count(shape.counters);
         self.count(shape.histograms.len());
         for histogram in &shape.histograms {
@@ -157,7 +170,8 @@ impl GroupWriter {
 
     /// Write a delta.
     pub fn delta(&mut self, delta: &DeltaWriter<'_>) {
-        put_varint(&mut self.out, u64::from(delta.number));
+        put_ascending(&mut self.out, self.last, delta.number);
+        self.last = Some(delta.number);
         put_varint(&mut self.out, u64::from(delta.updates));
         let (counters, mut buckets) = delta
             .values
@@ -191,25 +205,30 @@ impl GroupWriter {
     }
 
     fn exemplars(&mut self, delta: &DeltaWriter<'_>) {
-        let mut filled: Vec<(u8, u8, Exemplar)> = Vec::new();
+        self.filled.clear();
         let mut slots = delta.exemplars.iter();
         for (histogram, shape) in delta.shape.histograms.iter().enumerate() {
             for (bucket, held) in slots.by_ref().take(shape.bounds.buckets()).enumerate() {
                 if held.trace() != 0 {
-                    filled.push((histogram as u8, bucket as u8, *held));
+                    self.filled.push((histogram as u8, bucket as u8, *held));
                 }
             }
         }
         for (histogram, native) in delta.natives.iter().enumerate() {
             for (range, held) in &native.exemplars {
-                filled.push((histogram as u8, *range, *held));
+                self.filled.push((histogram as u8, *range, *held));
             }
         }
-        self.count(filled.len());
-        for (histogram, bucket, exemplar) in filled {
-            self.out.extend_from_slice(&[histogram, bucket]);
-            self.out.extend_from_slice(&exemplar.rank.0.to_le_bytes());
-            self.out.extend_from_slice(&exemplar.trace().to_le_bytes());
+        if self.filled.is_empty() {
+            self.deltas_without += 1;
+            return;
+        }
+        put_varint(&mut self.exemplars, std::mem::take(&mut self.deltas_without));
+        put_varint(&mut self.exemplars, self.filled.len() as u64);
+        for (histogram, place, exemplar) in &self.filled {
+            self.exemplars.extend_from_slice(&[*histogram, *place]);
+            self.exemplars.extend_from_slice(&exemplar.rank.0.to_le_bytes());
+            self.exemplars.extend_from_slice(&exemplar.trace().to_le_bytes());
         }
     }
 
@@ -230,18 +249,32 @@ impl GroupWriter {
         }
     }
 
-    /// The finished record.
-    pub fn finish(mut self) -> Vec<u8> {
-        let checksum = xxh3_64(&self.out);
-        self.out.extend_from_slice(&checksum.to_le_bytes());
-        self.out
+    /// The finished record, of a shard whose state did not change.
+    pub fn finish(self) -> Vec<u8> {
+        self.finish_with(&[])
     }
+
+    /// The finished record, with what [`crate::shard_state::StateWriter`] wrote.
+    pub fn finish_with(self, state: &[u8]) -> Vec<u8> {
+        seal(self.out, state, &self.exemplars)
+    }
+}
+
+/// Write a number of an ascending list, as [`ByteReader::ascending`] reads it.
+pub fn put_ascending(out: &mut Vec<u8>, before: Option<u32>, number: u32) {
+    let least = before.map_or(0, |before| before.wrapping_add(1));
+    put_varint(out, u64::from(number.wrapping_sub(least)));
 }
 
 /// A record being read. The checksum has been verified; a count that does not fit ends the reading with an error.
 #[derive(Debug, Clone)]
 pub struct RecordReader<'a> {
-    rest: &'a [u8],
+    rest: ByteReader<'a>,
+    exemplars: ByteReader<'a>,
+    /// Deltas before the next one with exemplars; `None`: no more have any.
+    until_exemplars: Option<u64>,
+    /// Number of the group's last delta.
+    last: Option<u32>,
     /// What the shard counted besides series.
     pub counters: ShardCounters,
     /// How many groups follow.
@@ -297,37 +330,45 @@ pub struct HistogramDelta {
 impl<'a> RecordReader<'a> {
     /// Check the record's envelope.
     pub fn new(bytes: &'a [u8]) -> Result<Self, FrameError> {
-        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(refuse("too short"))?;
-        if xxh3_64(content) != u64::from_le_bytes(*checksum) {
-            return Err(refuse("checksum differs"));
-        }
-        let mut reader = Self {
-            rest: content,
-            counters: ShardCounters::default(),
-            groups: 0,
-        };
-        if reader.byte()? != VERSION {
-            return Err(refuse("made by another version of the engine"));
-        }
+        let parts = Envelope::open(bytes)?;
+        let mut rest = ByteReader::new(parts.counts, "record");
         let mut counters = [0; ShardCounters::LEN];
         for counter in &mut counters {
-            *counter = reader.varint()?;
+            *counter = rest.varint()?;
         }
-        reader.counters = ShardCounters::from_array(counters);
-        reader.groups = reader.count()?;
+        let groups = rest.count()?;
+        let mut reader = Self {
+            rest,
+            exemplars: ByteReader::new(parts.exemplars, "record"),
+            until_exemplars: None,
+            last: None,
+            counters: ShardCounters::from_array(counters),
+            groups,
+        };
+        reader.find_exemplars()?;
         Ok(reader)
+    }
+
+    fn find_exemplars(&mut self) -> Result<(), FrameError> {
+        self.until_exemplars = if self.exemplars.is_at_end() {
+            None
+        } else {
+            Some(self.exemplars.varint()?)
+        };
+        Ok(())
     }
 
     /// The next group's shape; then come its retired numbers, definitions and deltas, each behind a [`Self::count`].
     pub fn shape(&mut self) -> Result<RecordShape, FrameError> {
+        self.last = None;
         let counters = self.count()?;
         let mut histograms = Vec::new();
         for _ in 0..self.count()? {
             let mut bounds = Vec::new();
             for _ in 0..self.count()? {
-                bounds.push(f64::from_le_bytes(self.array()?));
+                bounds.push(f64::from_le_bytes(self.rest.array()?));
             }
-            let native = match self.byte()? {
+            let native = match self.rest.byte()? {
                 NO_SCHEMA => None,
                 schema => Some(Schema::new(schema as i8).ok_or(refuse("a schema is out of range"))?),
             };
@@ -338,34 +379,25 @@ impl<'a> RecordReader<'a> {
 
     /// The next count.
     pub fn count(&mut self) -> Result<usize, FrameError> {
-        let count = self.varint()? as usize;
-        // Each counted thing takes at least a byte, so a count cannot exceed what is left.
-        if count > self.rest.len() {
-            return Err(refuse("counts exceed its length"));
-        }
-        Ok(count)
+        self.rest.count()
     }
 
     /// The next entity number.
     pub fn number(&mut self) -> Result<u32, FrameError> {
-        u32::try_from(self.varint()?).map_err(|_| refuse("a number is out of range"))
+        self.rest.number()
     }
 
     /// The next definition.
     pub fn definition(&mut self) -> Result<(u32, &'a [u8]), FrameError> {
         let number = self.number()?;
         let length = self.count()?;
-        let (labels, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(refuse("counts exceed its length"))?;
-        self.rest = rest;
-        Ok((number, labels))
+        Ok((number, self.rest.bytes(length)?))
     }
 
     /// Read the next delta into `delta`.
     pub fn delta(&mut self, shape: &RecordShape, delta: &mut Delta) -> Result<(), FrameError> {
-        delta.number = self.number()?;
+        delta.number = self.rest.ascending(self.last)?;
+        self.last = Some(delta.number);
         delta.updates = self.number()?;
         delta.counters.clear();
         for _ in 0..shape.counters {
@@ -379,7 +411,7 @@ impl<'a> RecordReader<'a> {
             histogram.sum = self.sum()?;
             histogram.buckets.clear();
             for _ in 0..self.count()? {
-                let bucket = usize::from(self.byte()?);
+                let bucket = usize::from(self.rest.byte()?);
                 if bucket > shape.bounds.len() {
                     return Err(refuse("a bucket is out of range"));
                 }
@@ -391,18 +423,29 @@ impl<'a> RecordReader<'a> {
             }
         }
         delta.exemplars.clear();
-        for _ in 0..self.count()? {
-            let (histogram, bucket) = (usize::from(self.byte()?), usize::from(self.byte()?));
+        match &mut self.until_exemplars {
+            None => Ok(()),
+            Some(0) => self.delta_exemplars(shape, delta),
+            Some(deltas) => {
+                *deltas -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn delta_exemplars(&mut self, shape: &RecordShape, delta: &mut Delta) -> Result<(), FrameError> {
+        for _ in 0..self.exemplars.count()? {
+            let [histogram, place] = self.exemplars.array()?.map(usize::from);
             if histogram >= shape.histograms.len() {
                 return Err(refuse("a histogram is out of range"));
             }
-            let rank = ExemplarRank(u64::from_le_bytes(self.array()?));
-            let trace = u128::from_le_bytes(self.array()?);
+            let rank = ExemplarRank(u64::from_le_bytes(self.exemplars.array()?));
+            let trace = u128::from_le_bytes(self.exemplars.array()?);
             delta
                 .exemplars
-                .push((histogram, bucket, Exemplar::new(rank, trace)));
+                .push((histogram, place, Exemplar::new(rank, trace)));
         }
-        Ok(())
+        self.find_exemplars()
     }
 
     fn native_delta(&mut self, schema: Schema, native: &mut NativeBuckets) -> Result<(), FrameError> {
@@ -422,7 +465,7 @@ impl<'a> RecordReader<'a> {
     }
 
     fn sum(&mut self) -> Result<u128, FrameError> {
-        let (low, high, fraction) = (self.varint()?, self.varint()?, self.varint()?);
+        let (low, high, fraction) = (self.rest.varint()?, self.rest.varint()?, self.rest.varint()?);
         let whole = u128::from(high) << 64 | u128::from(low);
         if high >> (64 - SUM_FRACTION_BITS) != 0 || fraction >> SUM_FRACTION_BITS != 0 {
             return Err(refuse("a sum is out of range"));
@@ -432,15 +475,15 @@ impl<'a> RecordReader<'a> {
 
     /// Whether everything was read.
     pub fn is_at_end(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_at_end() && self.until_exemplars.is_none()
     }
 
     fn amount(&mut self) -> Result<f64, FrameError> {
-        let raw = self.varint()?;
+        let raw = self.rest.varint()?;
         let amount = if raw & 1 == 0 {
             (raw >> 1) as f64
         } else {
-            f64::from_le_bytes(self.array()?)
+            f64::from_le_bytes(self.rest.array()?)
         };
         // Counters only grow.
         if amount.is_finite() && amount >= 0.0 {
@@ -448,36 +491,6 @@ impl<'a> RecordReader<'a> {
         } else {
             Err(refuse("an amount is out of range"))
         }
-    }
-
-    fn byte(&mut self) -> Result<u8, FrameError> {
-        let (byte, rest) = self
-            .rest
-            .split_first()
-            .ok_or(refuse("counts exceed its length"))?;
-        self.rest = rest;
-        Ok(*byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
-        let (array, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(refuse("counts exceed its length"))?;
-        self.rest = rest;
-        Ok(*array)
-    }
-
-    fn varint(&mut self) -> Result<u64, FrameError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(refuse("a varint is too long"))
     }
 }
 

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::edge_labels::{Connection, edge_labels};
-use crate::edge_store::{Edge, EdgeStore};
-use crate::frame::{EdgeRow, Frame};
+use crate::edge_store::{Edge, EdgeStore, SlotNews};
+use crate::frame::{EdgeRow, Frame, used_entries};
 use crate::group::{Group, HistogramShape, NO_ENTITY, Observation, Shape};
 use crate::half;
 use crate::halves::Halves;
+use crate::hash_range::HashRanges;
 use crate::labels::Labels;
 use crate::markers::Markers;
 use crate::plan::{HistogramPlan, Plan};
 use crate::record::ShardCounters;
 use crate::service_graph_plan::ServiceGraphPlan;
 use crate::shard::histogram_shape;
+use crate::shard_state::{StateChanges, StateWriter};
 use crate::span::{CLIENT, CONSUMER, PRODUCER};
 
 /// Counter of completed edges.
@@ -100,18 +102,91 @@ impl ServiceGraph {
         });
     }
 
-    /// Take one frame's spans in.
+    /// Go on with what a former owner left, in an empty processor. An edge whose halves find no room is dropped.
+    pub fn resume(
+        &mut self,
+        state: &StateChanges<'_>,
+        plan: &ServiceGraphPlan,
+        counters: &mut ShardCounters,
+    ) {
+        let numbers: Vec<Option<u32>> = state
+            .halves
+            .iter()
+            .map(|(names, bytes)| {
+                if *names == plan.slot_names {
+                    self.halves.number(bytes, state.now_ns)
+                } else {
+                    let moved = half::moved(bytes, names, &plan.slot_names);
+                    self.halves.number(&moved, state.now_ns)
+                }
+            })
+            .collect();
+        let number = |position: u32| numbers.get(position as usize).copied().flatten();
+        let mut dropped = Vec::new();
+        for (_, edge) in &state.open {
+            let halves = number(edge.half).zip(number(edge.client_half));
+            let (half, client_half) = halves.unwrap_or_default();
+            let place = self.edges.insert_told(Edge {
+                half,
+                client_half,
+                ..*edge
+            });
+            dropped.extend(halves.is_none().then_some(place));
+        }
+        // Not before all have their places, which are those that the collector knows them by.
+        for place in dropped {
+            self.edges.remove_at(place);
+            counters.dropped_spans += 1;
+        }
+        if state.halves.iter().any(|(names, _)| *names != plan.slot_names) {
+            self.edges.for_each(|_| ());
+        }
+        for (side, until_ns) in &state.markers {
+            self.markers.put_told(*side, *until_ns);
+        }
+    }
+
+    /// Tell what a successor needs and does not know yet.
+    pub fn tell(&mut self, plan: &ServiceGraphPlan, out: &mut StateWriter) {
+        let halves = &self.halves;
+        let named = |number| (&*plan.slot_names, halves.bytes(number));
+        self.edges.tell(|slot, news| match news {
+            SlotNews::Open(edge) => out.open(slot, &edge, named(edge.half), named(edge.client_half)),
+            SlotNews::Closed => out.close(slot),
+        });
+        self.markers.tell(|side, until_ns| out.marker(side, until_ns));
+    }
+
+    /// Whether a record told of an edge or a marker that a successor would go on with.
+    pub fn is_told(&self) -> bool {
+        self.edges.is_told() || !self.markers.is_empty()
+    }
+
+    /// Take one frame's spans in; with `part` only those of its hashes.
     pub fn apply(
         &mut self,
         frame: &Frame<'_>,
+        part: Option<&HashRanges>,
         plan: &ServiceGraphPlan,
         now_ns: u64,
         counters: &mut ShardCounters,
     ) {
         let is_of_this_plan = frame.slot_names().is_empty() || frame.slot_names() == plan.slot_names;
+        let is_taken = |row: &EdgeRow| part.is_none_or(|part| part.contains(row.key.trace_hash()));
+        let used = part.map(|_| {
+            let rows = frame.edges().filter(|row| !row.is_marker && is_taken(row));
+            used_entries(rows.map(|row| row.half), frame.halves().count())
+        });
         let numbers: Vec<Option<u32>> = frame
             .halves()
-            .map(|bytes| {
+            .enumerate()
+            .map(|(position, bytes)| {
+                if used
+                    .as_ref()
+                    .is_some_and(|used| !used.get(position).is_some_and(|is_used| *is_used))
+                {
+                    return None;
+                }
                 if is_of_this_plan {
                     return self.halves.number(bytes, now_ns);
                 }
@@ -124,7 +199,7 @@ impl ServiceGraph {
             now_ns,
             counters,
         };
-        for row in frame.edges() {
+        for row in frame.edges().filter(is_taken) {
             if row.is_marker {
                 self.mark(&row, &mut work);
                 continue;
@@ -140,7 +215,7 @@ impl ServiceGraph {
     fn mark(&mut self, row: &EdgeRow, work: &mut Work<'_>) {
         let is_client = is_client(row);
         for place in self.edges.places(&row.key) {
-            let Some(edge) = self.edges.at(place).copied() else {
+            let Some(edge) = self.edges.at(place) else {
                 continue;
             };
             let has_server = is_named(&self.halves, edge.half, half::SERVER);
@@ -161,21 +236,11 @@ impl ServiceGraph {
     #[inline]
     fn upsert(&mut self, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
         let now_ns = work.now_ns;
-        if work.plan.counts_every_receiver && row.key.span_len > 0 && self.edges.get_mut(&row.key).is_some() {
-            self.upsert_receiver(row, half, work);
-            return;
-        }
-        if let Some(edge) = self.edges.get_mut(&row.key) {
-            let Some(overlay) = self.halves.overlay(edge.half, half, now_ns) else {
-                work.counters.dropped_spans += 1;
-                return;
-            };
-            edge.half = overlay;
-            update(edge, row, half, work.plan);
-            if self.halves.is_complete(overlay)
-                && let Some(edge) = self.edges.remove(&row.key)
-            {
-                self.emit(&edge, None, work);
+        if let Some(place) = self.edges.find(&row.key) {
+            if work.plan.counts_every_receiver && row.key.span_len > 0 {
+                self.upsert_receiver(row, half, work);
+            } else {
+                self.join(place, row, half, work);
             }
             return;
         }
@@ -190,6 +255,25 @@ impl ServiceGraph {
             self.emit(&edge, None, work);
         } else {
             self.insert(edge, work);
+        }
+    }
+
+    /// Add a span to the edge that waits for it.
+    #[inline]
+    fn join(&mut self, place: u32, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
+        let waiting = self.edges.at(place).map_or(half, |edge| edge.half);
+        let Some(overlay) = self.halves.overlay(waiting, half, work.now_ns) else {
+            work.counters.dropped_spans += 1;
+            return;
+        };
+        if let Some(edge) = self.edges.at_mut(place) {
+            edge.half = overlay;
+            update(edge, row, half, work.plan);
+        }
+        if self.halves.is_complete(overlay)
+            && let Some(edge) = self.edges.remove_at(place)
+        {
+            self.emit(&edge, None, work);
         }
     }
 
@@ -226,7 +310,7 @@ impl ServiceGraph {
         for place in places {
             is_answered |= self.answer(place, row, half, work);
         }
-        if is_client && (is_answered || self.edges.get_mut(&row.key).is_none()) {
+        if is_client && (is_answered || self.edges.find(&row.key).is_none()) {
             let mut edge = Edge::new(row.key, half, work.now_ns);
             update(&mut edge, row, half, work.plan);
             edge.is_template = true;
@@ -255,7 +339,9 @@ impl ServiceGraph {
         update(&mut edge, row, half, work.plan);
         if !self.halves.is_complete(overlay) {
             // What does not answer a client leaves it as it is for the next.
-            if let Some(slot) = self.edges.at(place).filter(|slot| !slot.is_template) {
+            if !before.is_template
+                && let Some(slot) = self.edges.at_mut(place)
+            {
                 *slot = edge;
             }
             return false;
@@ -263,11 +349,10 @@ impl ServiceGraph {
         work.counters.edges += u64::from(before.is_template);
         self.emit(&edge, None, work);
         let stays = !edge.is_database || work.plan.pairs_databases;
-        match self.edges.at(place) {
-            Some(slot) if !is_client && stays => *slot = edge.template(),
-            _ => {
-                self.edges.remove_at(place);
-            }
+        if is_client || !stays {
+            self.edges.remove_at(place);
+        } else if let Some(slot) = self.edges.at_mut(place) {
+            *slot = edge.template();
         }
         true
     }

@@ -1,14 +1,19 @@
-//! One hash range of one tenant: all processors, and the record of what they counted.
+//! One hash range of one tenant: all processors, the requests that they were applied to, and the record of what they
+//! counted and of what a successor needs to go on.
 
 use std::sync::Arc;
 
 use crate::bounds::Bounds;
 use crate::error::FrameError;
-use crate::frame::Frame;
+use crate::fingerprint::Fingerprint;
+use crate::fingerprints::{Applied, Fingerprints};
+use crate::frame::{Frame, SpanRow, used_entries};
 use crate::group::{Group, HistogramShape, NO_ENTITY, Observation, Shape};
+use crate::hash_range::{HashRange, HashRanges};
 use crate::plan::{HistogramPlan, Plan};
 use crate::record::{GroupWriter, ShardCounters};
 use crate::service_graph::{self, ServiceGraph};
+use crate::shard_state::{StateWriter, open_state};
 use crate::span_metrics_plan::SpanMetricsPlan;
 
 /// Counter of spans.
@@ -29,6 +34,9 @@ const IDLE_NS: u64 = 300_000_000_000;
 /// How often idle entities are looked for.
 const SWEEP_NS: u64 = 60_000_000_000;
 
+/// For this long a request that comes again is known, unless the caller says otherwise (design §3).
+pub const DEDUPLICATION_WINDOW_NS: u64 = 600_000_000_000;
+
 /// The state of a shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -39,6 +47,19 @@ pub struct Shard {
     host_info: Option<Group>,
     counters: ShardCounters,
     swept_at_ns: u64,
+    range: HashRange,
+    fingerprints: Fingerprints,
+    /// Edges or markers that records told of went with their processor, and no record has said so.
+    has_lost_graph: bool,
+}
+
+/// Which request a frame is a part of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Origin {
+    /// What the request is known by if it comes again; `None`: it is not remembered.
+    pub fingerprint: Option<Fingerprint>,
+    /// The range that the frame was split for; `None`: the shard's own.
+    pub made_for: Option<HashRange>,
 }
 
 /// How big a shard is.
@@ -48,6 +69,10 @@ pub struct ShardStats {
     pub entities: usize,
     /// Half edges that wait.
     pub open_edges: usize,
+    /// Requests that are known.
+    pub fingerprints: usize,
+    /// Requests that had to be forgotten before their time.
+    pub fingerprints_dropped: u64,
     /// Bytes held.
     pub state_bytes: usize,
 }
@@ -95,8 +120,39 @@ fn host_info_group(plan: &Plan) -> Option<Group> {
 }
 
 impl Shard {
-    /// An empty shard.
+    /// An empty shard of all hashes.
     pub fn new(plan: Arc<Plan>) -> Self {
+        Self::of_range(plan, HashRange::ALL, DEDUPLICATION_WINDOW_NS)
+    }
+
+    /// Shard `index` of `count` as its former owner left it; no bytes: there was none. Requests are known for
+    /// `window_ns`.
+    ///
+    /// `state` is of [`crate::mirror::Mirror::claim`]. What it tells of edges is dropped where the plan has no service graphs.
+    pub fn resume(
+        plan: Arc<Plan>,
+        (index, count): (u32, u32),
+        window_ns: u64,
+        state: &[u8],
+    ) -> Result<Self, FrameError> {
+        let range = HashRange::of(index, count).ok_or(FrameError {
+            what: "state",
+            fault: "there is no such hash range",
+        })?;
+        let state = open_state(state, index, count)?;
+        let mut shard = Self::of_range(plan, range, window_ns);
+        for (fingerprint, at_s, part) in &state.fingerprints {
+            shard.fingerprints.put_at(*fingerprint, part.clone(), *at_s);
+        }
+        shard.fingerprints.set_told();
+        match (&mut shard.service_graph, &shard.plan.service_graphs) {
+            (Some(processor), Some(plan)) => processor.resume(&state, plan, &mut shard.counters),
+            _ => shard.has_lost_graph = !state.open.is_empty() || !state.markers.is_empty(),
+        }
+        Ok(shard)
+    }
+
+    fn of_range(plan: Arc<Plan>, range: HashRange, window_ns: u64) -> Self {
         Self {
             span_metrics: span_metrics_group(&plan),
             service_graph: service_graph::of_plan(&plan),
@@ -105,6 +161,9 @@ impl Shard {
             plan,
             counters: ShardCounters::default(),
             swept_at_ns: 0,
+            range,
+            fingerprints: Fingerprints::new(window_ns),
+            has_lost_graph: false,
         }
     }
 
@@ -123,48 +182,79 @@ impl Shard {
                 processor.set_plan(before, settings, &plan.histograms, now_ns);
                 Some(processor)
             }
-            _ => service_graph::of_plan(&plan),
+            (former, ..) => {
+                self.has_lost_graph |= former.is_some_and(|processor| processor.is_told());
+                service_graph::of_plan(&plan)
+            }
         };
         self.plan = plan;
         record
     }
 
-    /// Count one frame, or nothing at all if it is damaged.
-    pub fn apply(&mut self, frame: &[u8], now_ns: u64) -> Result<(), FrameError> {
-        let frame = Frame::read(frame)?;
-        if let (Some(group), Some(plan)) = (&mut self.span_metrics, &self.plan.span_metrics)
-            && (plan.count || plan.latency || plan.size)
-        {
-            let entities: Vec<u32> = frame.sets().map(|set| group.entity(set, now_ns)).collect();
-            for row in frame.spans() {
-                let entity = entities.get(row.set as usize).copied().unwrap_or(NO_ENTITY);
-                if let Some(mut update) = group.update(entity) {
-                    if plan.count {
-                        update.add(CALLS, row.weight);
-                    }
-                    if plan.size {
-                        update.add(SIZE, f64::from(row.size));
-                    }
-                    if plan.latency {
-                        update.observe(
-                            LATENCY,
-                            &Observation {
-                                duration_ns: row.duration_ns,
-                                trace: row.trace,
-                                is_error: row.is_error,
-                                weight: row.weight,
-                            },
-                        );
-                    }
-                }
+    /// Count what a frame tells and was not counted before, or nothing at all if it is damaged; returns whether there
+    /// was anything.
+    ///
+    /// A request is applied once to each hash: where shards were cut anew a frame may have been made for another range, and
+    /// a part of it may have been applied by others. Info metrics, which only say that something is there, are told again.
+    pub fn apply(&mut self, frame: &[u8], now_ns: u64, origin: Origin) -> Result<bool, FrameError> {
+        self.fingerprints.expire(now_ns);
+        let made_for = origin.made_for.unwrap_or(self.range);
+        let Some(concerned) = made_for.intersection(self.range) else {
+            return Ok(false);
+        };
+        let known = origin.fingerprint.and_then(|known| self.fingerprints.find(known));
+        let (todo, applied) = match known {
+            None => (concerned.into(), concerned.into()),
+            Some(Applied::Whole) => return Ok(false),
+            Some(Applied::Part(part)) => {
+                let all: HashRanges = concerned.into();
+                (all.without(part), all.union(part))
             }
+        };
+        if todo.is_empty() {
+            return Ok(false);
         }
+        let frame = Frame::read(frame)?;
+        let part = (!todo.is(made_for)).then_some(&todo);
+        self.count_spans(&frame, part, now_ns);
         if let (Some(processor), Some(plan)) = (&mut self.service_graph, &self.plan.service_graphs) {
-            processor.apply(&frame, plan, now_ns, &mut self.counters);
+            processor.apply(&frame, part, plan, now_ns, &mut self.counters);
         }
         tell(&mut self.target_info, frame.target_infos(), now_ns);
         tell(&mut self.host_info, frame.host_infos(), now_ns);
-        Ok(())
+        if let Some(fingerprint) = origin.fingerprint {
+            let part = (!applied.is(self.range)).then_some(applied);
+            self.fingerprints.put(fingerprint, part, now_ns);
+        }
+        Ok(true)
+    }
+
+    /// Count the rows of span metrics; with `part` only those of its hashes.
+    fn count_spans(&mut self, frame: &Frame<'_>, part: Option<&HashRanges>, now_ns: u64) {
+        let (Some(group), Some(plan)) = (&mut self.span_metrics, &self.plan.span_metrics) else {
+            return;
+        };
+        if !plan.count && !plan.latency && !plan.size {
+            return;
+        }
+        let Some(part) = part else {
+            let entities: Vec<u32> = frame.sets().map(|set| group.entity(set, now_ns)).collect();
+            count_rows(group, plan, &entities, frame.spans());
+            return;
+        };
+        let rows = || frame.spans().filter(|row| part.contains(row.trace_hash()));
+        let is_used = used_entries(rows().map(|row| row.set), frame.sets().count());
+        let entities = frame.sets().zip(is_used);
+        let entities: Vec<u32> = entities
+            .map(|(set, is_used)| {
+                if is_used {
+                    group.entity(set, now_ns)
+                } else {
+                    NO_ENTITY
+                }
+            })
+            .collect();
+        count_rows(group, plan, &entities, rows());
     }
 
     /// Expire half edges, then return everything counted since the last flush; empty if that is nothing.
@@ -184,9 +274,10 @@ impl Shard {
         // Before anything is written: what leaves now is not in this record, which may have to be read again.
         self.sweep(now_ns);
         let counters = std::mem::take(&mut self.counters);
+        let state = self.told(now_ns);
         let groups = self.groups_mut();
         let is_quiet = groups.iter().flatten().all(|group| group.is_quiet());
-        if is_quiet && counters.is_zero() {
+        if is_quiet && counters.is_zero() && state.is_empty() {
             return Vec::new();
         }
         let mut out = GroupWriter::new(&counters, GROUPS);
@@ -195,6 +286,23 @@ impl Shard {
                 Some(group) => group.flush(&mut out),
                 None => out.absent(),
             }
+        }
+        out.finish_with(&state)
+    }
+
+    /// What a successor needs and no record has told.
+    fn told(&mut self, now_ns: u64) -> Vec<u8> {
+        let mut out = StateWriter::new(now_ns);
+        if std::mem::take(&mut self.has_lost_graph) {
+            out.forget_graph();
+        }
+        self.fingerprints.expire(now_ns);
+        for (at_s, fingerprint, applied) in self.fingerprints.untold() {
+            out.applied(at_s, fingerprint, applied);
+        }
+        self.fingerprints.set_told();
+        if let (Some(processor), Some(plan)) = (&mut self.service_graph, &self.plan.service_graphs) {
+            processor.tell(plan, &mut out);
         }
         out.finish()
     }
@@ -255,7 +363,43 @@ impl Shard {
         ShardStats {
             entities: self.groups().map(Group::len).sum(),
             open_edges: graph.map_or(0, ServiceGraph::open_edges),
-            state_bytes: self.groups().map(Group::state_bytes).sum::<usize>() + in_graph,
+            fingerprints: self.fingerprints.len(),
+            fingerprints_dropped: self.fingerprints.dropped(),
+            state_bytes: self.groups().map(Group::state_bytes).sum::<usize>()
+                + in_graph
+                + self.fingerprints.state_bytes(),
+        }
+    }
+}
+
+#[inline]
+fn count_rows(
+    group: &mut Group,
+    plan: &SpanMetricsPlan,
+    entities: &[u32],
+    rows: impl Iterator<Item = SpanRow>,
+) {
+    for row in rows {
+        let entity = entities.get(row.set as usize).copied().unwrap_or(NO_ENTITY);
+        let Some(mut update) = group.update(entity) else {
+            continue;
+        };
+        if plan.count {
+            update.add(CALLS, row.weight);
+        }
+        if plan.size {
+            update.add(SIZE, f64::from(row.size));
+        }
+        if plan.latency {
+            update.observe(
+                LATENCY,
+                &Observation {
+                    duration_ns: row.duration_ns,
+                    trace: row.trace,
+                    is_error: row.is_error,
+                    weight: row.weight,
+                },
+            );
         }
     }
 }
