@@ -16,7 +16,7 @@ from cluster.demo.ports import free_ports
 from tests import traces
 from tests.chaos.monkey import Monkey
 from tests.chaos.persistent_client import PersistentClient
-from tests.integration.comparison import TENANT_LABEL, assert_has
+from tests.integration.comparison import assert_has, assert_never_went_back
 from tests.integration.load import requests
 from tests.integration.service import MillraceProcess
 from tests.integration.waiting import eventually
@@ -77,13 +77,6 @@ class Load:
             self.attempts += sum(client.attempts for client in clients)
 
 
-async def no_counter_went_back(prometheus: Prometheus, tenant: str, seconds: float) -> None:
-    """See that no series was ever below what it had been."""
-    counters = f'{{{TENANT_LABEL}="{tenant}", __name__=~".*(_total|_bucket|_count|_sum)"}}'
-    found = await prometheus.query(f"resets({counters}[{round(seconds) + 60}s]) > 0")
-    assert found == []
-
-
 async def chaos(url: str) -> None:
     """Let the monkey loose on a service whose store and journal are there; empty: in files of its own."""
     grpc, http = free_ports([0, 0])
@@ -117,7 +110,7 @@ async def chaos(url: str) -> None:
                 load.model.flush(0, close_edges=True)
                 assert load.attempts > load.acknowledged
                 await assert_has(prometheus, load.tenant, load.model.series())
-                await no_counter_went_back(prometheus, load.tenant, time.monotonic() - began)
+                await assert_never_went_back(prometheus, load.tenant, 60 + time.monotonic() - began)
             print(
                 f"seed {SEED}: {dict(monkey.done)}, {[(load.acknowledged, load.attempts) for load in loads]} requests"
             )

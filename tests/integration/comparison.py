@@ -93,6 +93,17 @@ async def assert_has(
     )
 
 
+async def assert_never_went_back(prometheus: Prometheus, tenant: str, seconds: float) -> None:
+    """See that none of the tenant's counters and classic histograms was reset within so many seconds."""
+    names = sorted({_name(key) for key in await series_of(prometheus, tenant) if not _part(key)})
+    counters = [name for name in names if name.endswith(("_total", "_bucket", "_count", "_sum"))]
+    assert counters
+    for name in counters:
+        # One by one: resets() drops the name, and two metrics may have the same labels.
+        query = f'resets({name}{{{TENANT_LABEL}="{tenant}"}}[{round(seconds)}s]) > 0'
+        assert await prometheus.query(query) == [], name
+
+
 def differing(
     expected: Mapping[SeriesKey, float], seen: Mapping[SeriesKey, float], *, is_weighted: bool = False
 ) -> list[SeriesKey]:

@@ -6,6 +6,7 @@ Knows nothing of what the states mean. One visit for each state: equal states ar
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.protocol.model import Configuration, Model, State, Step, begin
 
@@ -38,7 +39,7 @@ class Exploration:
         return f"{self.violation}, after {self.states} states:\n{steps}"
 
 
-class TooManyStates(Exception):
+class TooManyStatesError(Exception):
     """The configuration is too big to be explored."""
 
 
@@ -49,7 +50,7 @@ def explore(configuration: Configuration, max_states: int = MAX_STATES) -> Explo
     without a crash or a fault of the network.
 
     Raises:
-        TooManyStates: there are more than ``max_states``.
+        TooManyStatesError: there are more than ``max_states``.
     """
     model = Model(configuration)
     first = begin(configuration)
@@ -83,7 +84,7 @@ def explore(configuration: Configuration, max_states: int = MAX_STATES) -> Explo
             if violation:
                 return _found(violation, model, numbers, parents, number, steps)
         if len(numbers) > max_states:
-            raise TooManyStates(f"more than {max_states} states: {configuration}")
+            raise TooManyStatesError(f"more than {max_states} states: {configuration}")
         number += 1
     stuck = _first_that_never_rests(len(numbers), sources, targets, quiescent)
     if stuck is not None:
@@ -125,6 +126,6 @@ def _found(
     states = list(numbers)
     trace = [
         next(step for step, after in model.steps(states[before]) if numbers.get(after) == number)
-        for before, number in zip(way, way[1:], strict=False)
+        for before, number in pairwise(way)
     ]
     return Exploration(len(numbers), steps, 0, violation, tuple(trace))

@@ -6,45 +6,55 @@ one request is a bit of a mask (:func:`rows`), and so a set of rows is an intege
 
 Step by step:
 
-1. A client sends a request to a gateway (``Client``). Until it is acknowledged it sends the same bytes again, to the same
-   gateway or to another, a few times.
+1. A client sends a request to a gateway (``Client``). Until it is acknowledged it sends the same bytes again, to the
+   same gateway or to another, a few times.
 2. The gateway sends one frame for each key, with the request's fingerprint and the key that it was made for. The host
-   answers with the place (epoch, sequence) of the flush record that will hold it. The gateway acknowledges to the client
-   when all frames are counted (mode *accepted*), or when all are journalled (mode *durable*). Until then, and after,
-   it keeps the frame and polls the host: key unknown or of a newer epoch: the frame is lost, and is replayed to whoever has
-   a part of its range now.
+   answers with the place (epoch, sequence) of the flush record that will hold it. The gateway acknowledges to the
+   client when all frames are counted (mode *accepted*), or when all are journalled (mode *durable*). Until then, and
+   after, it keeps the frame and polls the host. Key unknown, or of a newer epoch: the frame is lost, and is replayed to
+   whoever has a part of its range now.
 3. A host to which a frame comes for a key that it does not count *claims* the key. The collector asks the owners of
-   all overlapping keys, the claimant included, for their last records (release), journals these, then journals the claim,
-   puts it in force, and answers with a new epoch and the part of the mirror in the key's range.
+   all overlapping keys, the claimant included, for their last records (*release*), and waits for the answer as long as
+   the owner's process lives. An owner that has not begun in that epoch will not: the answer binds it. The collector
+   journals these records, then the claim, puts it in force, and answers with a new epoch and the part of the mirror in
+   the key's range.
 4. A shard applies a (fingerprint, half) once. A flush makes a record of what was applied since the last one: counts,
    fingerprints, edges closed, half edges left open. It is kept until it is acknowledged.
-5. The collector pulls records, commits them to the journal in one transaction, then puts them in force in order: a record
-   whose epoch is not the owner's, or that is not the owner's next, is ignored. What is in force is acknowledged. Records
-   of a shard that does not own its key are answered by a *fence*: the host forgets the shard.
-6. A collection is journalled, then encoded, then sent. A checkpoint replaces the entries before it, but never one of
-   a collection that is not known to be delivered: that one is encoded again when the collector restarts.
+5. The collector pulls records, commits them to the journal in one transaction, then puts them in force in order: a
+   record whose epoch is not the owner's, or that is not the owner's next, is ignored. What is in force is acknowledged.
+   Records of a shard that does not own its key are answered by a *fence*: the host forgets the shard.
+6. A collection is journalled, then encoded, then sent. A checkpoint replaces the entries before it, but not while a
+   collection is not known to be delivered: that one is encoded again when the collector restarts.
 7. A process that crashes restarts with empty memory, the collector with checkpoint and journal. The former process
-   of a shard host, a *zombie*, may go on for a while: it takes frames, flushes, answers polls, is pulled and released.
+   of a shard host, a *zombie*, may go on for a while: it takes frames, flushes, answers polls, is pulled and released,
+   and a claim that it sent may arrive late.
 
 What is simpler here than in the code, and why nothing is missed:
 
-* A poll, a pull with its acknowledgements, and a request or an answer between client and gateway are one step each. They tell
-  facts that stay true (a record is journalled, an epoch is over), so that a late answer is an early one whose reader acted
-  late. The exception, a late "not here", is the fault "stale poll". A lost call is a step that is not taken.
+* A poll, a pull with its acknowledgements, and a request or an answer between client and gateway are one step each.
+  They tell facts that stay true (a record is journalled, an epoch is over), so that a late answer is an early one whose
+  reader acted late. The exception, a late "not here", is the fault "stale poll". A lost call is a step that is not
+  taken.
 * An answer that nobody waits for any more is dropped at once.
 * Frames, claims and their answers are messages that stay in the network as long as they like and pass each other. Loss,
   duplication and running out of patience while the message is still under way are faults, as crashes are; a bounded
   number of them is spent in a run.
 * Two gateways that never had a request are alike: a client takes the first.
-* A collector that was replaced cannot commit (incarnation); what it may still do, sending collections that are journalled
-  and acknowledging what is in force, its successor does as well. So it has no zombie.
-* The collector is a function of the journal's entries, so it does not matter where a checkpoint cuts them. ``checkpoints``
-  = "free" makes a step of it; "eager" cuts as soon as it is allowed, which leaves far fewer states.
+* A collector that was replaced cannot commit (incarnation); what it may still do, sending collections that are
+  journalled and acknowledging what is in force, its successor does as well. So it has no zombie.
+* The collector is a function of the journal's entries, so it does not matter where a checkpoint cuts them.
+  ``checkpoints`` = "free" makes a step of it; "eager" cuts as soon as it is allowed, which leaves far fewer states.
+* Half edges do not expire: one that is left open when its partner was counted would have become a virtual edge.
+* A frame given up by the client's gateway ("not counted") is not a message of its own: the gateway notices that nothing
+  is under way.
+
+Values and steps share this file so that the protocol can be read in one piece.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 LEFT, RIGHT, WHOLE = 0, 1, 2
@@ -179,8 +189,9 @@ class Shard(NamedTuple):
 
 
 class Host(NamedTuple):
-    """Shards by key, and the claim under way: (key, number of the claim). ``void``: epochs up to this one of the claimed
-    key were released before they began."""
+    """Shards by key, and the claim under way: (key, number of the claim). ``void``: epochs of the claimed key up to
+    this one were released before they began.
+    """
 
     shards: tuple[Shard | None, ...]
     claim: tuple[int, int] | None
@@ -382,8 +393,8 @@ def add(counts: Counts, other: Counts) -> Counts:
 def renumber(state: State) -> State:
     """Give the epochs and the numbers of claims that are still in use the least numbers, in the same order.
 
-    Only their order is ever looked at. Two keys of different counts may take the range from each other without end: with
-    growing numbers there would be no end of states.
+    Only their order is ever looked at. Two keys of different counts may take the range from each other without end:
+    with growing numbers there would be no end of states.
     """
     collector, journal = state.collector, state.journal
     tenants = (collector.tenant, journal.checkpoint)
@@ -392,7 +403,8 @@ def renumber(state: State) -> State:
     retained = [frame for gateway in state.gateways for frames in gateway.requests for frame in frames]
     epochs = {tenant.last_epoch for tenant in tenants}
     epochs |= {owner.epoch for tenant in tenants for owner in tenant.owners if owner}
-    epochs |= {thing.epoch for thing in (*shards, *entries)} | {host.void for host in state.hosts}
+    epochs |= {shard.epoch for shard in shards} | {entry.epoch for entry in entries}
+    epochs |= {host.void for host in state.hosts}
     epochs |= {frame.place[0] for frame in retained}
     epochs |= {message.place[0] for message in state.network if type(message) is Placed}
     epochs |= {message.epoch for message in state.network if type(message) is Claimed}
@@ -402,7 +414,7 @@ def renumber(state: State) -> State:
     new = {epoch: min(epoch, 0) for epoch in epochs}
     new |= {epoch: rank for rank, epoch in enumerate(sorted(epoch for epoch in epochs if epoch > 0), 1)}
     numbers = {host.claim[1] for host in state.hosts if host.claim}
-    numbers |= {message.number for message in state.network if type(message) in (Claim, Claimed)}
+    numbers |= {message.number for message in state.network if isinstance(message, Claim | Claimed)}
     numbers |= {entry.number for entry in entries if entry.kind == "claim"}
     if collector.claiming is not None:
         numbers.add(collector.claiming.number)
@@ -654,17 +666,17 @@ class Model:
             after_zombie = state._replace(zombies=put(state.zombies, number, _NO_SHARDS))
             yield Step("zombie {} ends", (number,)), after_zombie
         if host.claim is not None:
-            yield from self._gives_up_claim(state, number, host)
+            yield from self._gives_up_claim(state, number, host.claim)
             return
-        wanted = {
-            message.key for message in state.network if type(message) is Frame and _HOST_OF[message.key] == number
-        }
-        for key in wanted:
+        frames = [message for message in state.network if type(message) is Frame and _HOST_OF[message.key] == number]
+        for key in {frame.key for frame in frames if not frame.is_waiting}:
             shard = host.shards[key]
             if shard is None or shard.is_released:
                 claiming = host._replace(claim=(key, host.claims + 1), claims=host.claims + 1)
-                message = Claim(number, key, claiming.claims)
-                after_host = state._replace(hosts=put(state.hosts, number, claiming), network=state.network | {message})
+                came = {frame for frame in frames if frame.key == key}
+                waiting = {frame._replace(is_waiting=True) for frame in came}
+                network = state.network - came | waiting | {Claim(number, key, claiming.claims)}
+                after_host = state._replace(hosts=put(state.hosts, number, claiming), network=network)
                 yield Step("host {} claims {}", (number, KEY_NAMES[key])), after_host
 
     def _with_shard(self, state: State, number: int, is_zombie: bool, key: int, shard: Shard | None) -> State:
@@ -705,11 +717,11 @@ class Model:
             fresh=Counts(), fresh_fingerprints=0, posted=record.sequence, outbox=(*shard.outbox, record)
         )
 
-    def _gives_up_claim(self, state: State, number: int, host: Host) -> Steps:
+    def _gives_up_claim(self, state: State, number: int, claim: tuple[int, int]) -> Steps:
         claiming = state.collector.claiming
         is_under_way = any(
-            type(message) in (Claim, Claimed) and message[:3] == (number, *host.claim) for message in state.network
-        ) or (claiming is not None and (claiming.key, claiming.number) == host.claim)
+            type(message) in (Claim, Claimed) and message[:3] == (number, *claim) for message in state.network
+        ) or (claiming is not None and (claiming.key, claiming.number) == claim)
         if is_under_way and not state.network_faults:
             return
         after = self._without_claim(state, number)
@@ -782,8 +794,8 @@ class Model:
         is_here = own is not None and not own.is_released
         if frame.is_waiting and not is_here and (host.claim is None or host.claim[0] != frame.key):
             # One claim for one call: what cannot be counted then is for the gateway to send again.
-            about = (number, frame.request, frame.gateway, KEY_NAMES[frame.key])
-            yield Step("host {} cannot count request {} from gateway {} for {}" + remark, about, is_fault), state
+            whose = (number, frame.request, frame.gateway, KEY_NAMES[frame.key])
+            yield Step("host {} cannot count request {} from gateway {} for {}" + remark, whose, is_fault), state
         for is_zombie, shards in ((False, state.hosts[number].shards), (True, state.zombies[number])):
             shard = shards[frame.key]
             if shard is None or shard.is_released:
@@ -1071,7 +1083,7 @@ class Model:
             return f"rows {counts.duplicates & ~counts.once:b} are told to be duplicates of what is not counted"
         if len(state.endpoint) > 1:
             sent = sorted(state.endpoint)
-            for (number, before), (next_number, after) in zip(sent, sent[1:], strict=False):
+            for (number, before), (next_number, after) in pairwise(sent):
                 if number == next_number:
                     return f"collection {number} arrives with two values"
                 if before.once & ~after.once or before.edges > after.edges:

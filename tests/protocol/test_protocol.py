@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.protocol.explore import Exploration, TooManyStates, explore
+from tests.protocol.explore import Exploration, TooManyStatesError, explore
 from tests.protocol.model import LEFT, RIGHT, WHOLE, Configuration, Faults
 
 _ONE_KEY = Configuration(requests=1, before=(LEFT,), halves=0b01)
@@ -18,7 +18,7 @@ _JOIN = Configuration(requests=1, before=(LEFT, RIGHT), after=(WHOLE,))
 
 
 def _with(configuration: Configuration, **changes: object) -> Configuration:
-    return Configuration(**{**vars(configuration), **changes})  # type: ignore[arg-type]
+    return Configuration(**{**vars(configuration), **changes})
 
 
 RIGHT_ONES = {
@@ -30,13 +30,15 @@ RIGHT_ONES = {
         _ONE_KEY, gateways=1, collections=2, checkpoints="free", crashes=2, crashing=("collector",)
     ),
     "ledger, any crash": _with(_ONE_KEY, is_begun=False, has_ledger=True),
-    "split, collector crashes": _with(_SPLIT, crashing=("collector",)),
+    "split, collector crashes": _with(_SPLIT, gateways=1, crashing=("collector",)),
     "join, collector crashes": _with(_JOIN, crashing=("collector",)),
+    "split, host crashes": _with(_SPLIT, gateways=1, crashing=("host",), has_zombies=False),
     "join, host crashes": _with(_JOIN, gateways=1, crashing=("host",), has_zombies=False),
 }
 
 THOROUGH_ONES = {
-    "edge, unclaimed, any crash": _with(_EDGE, is_begun=False),
+    "edge, unclaimed, any crash, zombie": _with(_EDGE, is_begun=False),
+    "split, two gateways, collector crashes": _with(_SPLIT, crashing=("collector",)),
     "edge, two gateways, any crash": _with(_EDGE, gateways=2),
     "edge, durable, any crash": _with(_EDGE, is_durable=True),
     "edge, collections, collector crashes": _with(_EDGE, collections=2, crashing=("collector",)),
@@ -48,7 +50,7 @@ THOROUGH_ONES = {
     "two keys, two requests, no crash": Configuration(gateways=1, crashes=0),
     "two keys, two requests, collector crashes": Configuration(gateways=1, crashing=("collector",)),
     "split, gateway crashes": _with(_SPLIT, gateways=1, crashing=("gateway",)),
-    "split, host crashes": _with(_SPLIT, gateways=1, crashing=("host",)),
+    "split, host crashes, zombie": _with(_SPLIT, gateways=1, crashing=("host",)),
     "join, gateway crashes": _with(_JOIN, gateways=1, crashing=("gateway",)),
     "join, host crashes, zombie": _with(_JOIN, gateways=1, crashing=("host",)),
 }
@@ -122,5 +124,5 @@ def test_trace_tells_every_step() -> None:
 
 
 def test_model_without_bound_is_broken_off() -> None:
-    with pytest.raises(TooManyStates, match="more than 100 states"):
+    with pytest.raises(TooManyStatesError, match="more than 100 states"):
         explore(Configuration(), max_states=100)
