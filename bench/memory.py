@@ -1,8 +1,9 @@
-"""How many bytes does a series take in a shard and in the registry, with a million of them?
+"""How many bytes does a series take in a shard, in the registry and in its checkpoint, with a million of them?
 
 Feeds spans of as many operations as it takes, flushes every simulated second as a shard host does, and collects once.
 Classic histograms have 14 buckets, so a label set of span metrics has 17 series of its histogram and two counters. The
-engine's own figure (``state_bytes``) stands beside the growth of the process, which also holds freed memory.
+engine's own figure (``state_bytes``) stands beside the growth of the process, which also holds freed memory. After
+that a checkpoint is made and the registry restored from it: seconds, and whether it says the same again.
 """
 
 import argparse
@@ -42,6 +43,14 @@ def run(series: int, mode: str, prefix: str) -> None:
     collect_s = time.process_time() - started
     if registry.stats()["active_entities"] != spans:
         raise SystemExit(f"{registry.stats()['active_entities']} label sets of {spans} are there")
+    started = time.process_time()
+    checkpoint = registry.checkpoint()
+    checkpoint_s = time.process_time() - started
+    started = time.process_time()
+    restored = _engine.Registry.restore(compiled, checkpoint)
+    restore_s = time.process_time() - started
+    if restored.checkpoint() != checkpoint:
+        raise SystemExit("the restored registry is another one")
     print_result(
         f"{prefix}_{mode}",
         in_registry / active,
@@ -50,6 +59,10 @@ def run(series: int, mode: str, prefix: str) -> None:
         process_bytes_per_series=round(grown / active, 1),
         registry_bytes_per_label_set=round(in_registry / spans),
         shard_bytes_per_label_set=round(in_shard / spans),
+        checkpoint_bytes_per_series=round(len(checkpoint) / active, 1),
+        checkpoint_bytes_per_label_set=round(len(checkpoint) / spans),
+        checkpoint_s=round(checkpoint_s, 3),
+        restore_s=round(restore_s, 3),
         active_series=active,
         label_sets=spans,
         samples=sum(batch.samples + batch.histograms for batch in batches),

@@ -296,8 +296,15 @@ class Relabel:
 class Registry:
     """The cumulative series of one tenant, merged from the records of all its shards."""
 
-    def __new__(cls, plan: Plan, started_at_ms: int) -> Registry:
-        """``started_at_ms``: no sample, not even a zero sample, will be dated at or before this."""
+    def __new__(cls, plan: Plan, started_at_ms: int, *, seed: int | None = None) -> Registry:
+        """Make an empty registry.
+
+        Args:
+            plan: the settings that it begins under.
+            started_at_ms: no sample, not even a zero sample, will be dated at or before this.
+            seed: of estimates (64 bits), which decide where limits act; drawn if there is none. With the same one the
+                same calls come to the same state. Nobody who chooses label values may know it.
+        """
     def set_plan(self, plan: Plan) -> None:
         """Go on with other settings: series whose definition did not change keep their values.
 
@@ -351,8 +358,6 @@ class Registry:
     @staticmethod
     def restore(plan: Plan, checkpoint: Buffer) -> Registry:
         """Return the registry of a checkpoint: it answers every later call as the one that made it, to the byte.
-
-        A new registry draws the seed of its estimates: to repeat its life from the start, keep a checkpoint of that, too.
 
         Args:
             plan: the one in force when the checkpoint was made; other settings are set afterwards.

@@ -21,7 +21,6 @@ from tests.traces import (
     CLIENT,
     ERROR,
     INTERNAL,
-    SECOND_NS,
     SERVER,
     batch,
     histograms_plan,
@@ -39,6 +38,7 @@ pytestmark = pytest.mark.timeout(400 if settings.get_current_profile_name() == "
 START_MS = NOW_NS // 1_000_000
 SHARDS = 3
 SECOND_MS = 1000
+SEED = 2**64 - 1
 
 
 def rules(regex: str) -> Relabel:
@@ -124,6 +124,7 @@ class Restore:
     """The registry that is not kept is replaced by what its checkpoint says."""
 
 
+COLLECT = Collect(is_relabelled=True, max_samples=100, counter_exemplars=False)
 Step = Count | Replace | Change | Collect | Sweep | EndAll | Restore
 
 
@@ -135,8 +136,7 @@ class Life:
         self.has_traces = has_traces
         self.now_ns = NOW_NS
         self.shards = [Shard(self.plan) for _ in range(SHARDS)]
-        self.kept = Registry(self.plan, START_MS)
-        self.restored, self.silent = (Registry.restore(self.plan, self.kept.checkpoint()) for _ in range(2))
+        self.kept, self.restored, self.silent = (Registry(self.plan, START_MS, seed=SEED) for _ in range(3))
 
     @property
     def registries(self) -> tuple[Registry, Registry, Registry]:
@@ -298,14 +298,27 @@ steps = st.tuples(
 def test_restored_and_silent_registries_go_on_as_the_one_that_was_kept(
     one: dict[str, Any], has_traces: bool, lived: list[tuple[Step, int]]
 ) -> None:
-    life = Life(one, has_traces=has_traces)
-    end: Step = Collect(is_relabelled=True, max_samples=100, counter_exemplars=False)
-    for step, pause_ms in [*lived, (Restore(), 1), (end, SECOND_MS), (end, SECOND_MS)]:
+    compare(Life(one, has_traces=has_traces), lived)
+
+
+def compare(life: Life, lived: list[tuple[Step, int]]) -> None:
+    """Live through all steps, each behind its pause, and the end: the three registries are alike at every moment."""
+    for step, pause_ms in [*lived, (Restore(), 1), (COLLECT, SECOND_MS), (COLLECT, SECOND_MS)]:
         life.step(step, pause_ms)
         kept, restored, silent = (figures(registry) for registry in life.registries)
         assert kept == restored == silent
     kept, restored, silent = (registry.checkpoint() for registry in life.registries)
     assert kept == restored == silent
+
+
+def test_a_label_set_stays_known_as_long_as_one_of_its_shards_lives() -> None:
+    life = Life(plan(span_metrics_plan(), stale_duration_s=30.0), has_traces=False)
+    seen = Seen(0, "GET /users/1", SERVER, None, 10**6, 1.0, 0)
+    both = [(Count(0, [seen]), 1), (Count(1, [seen]), 1)]
+    end_and_go_on = [(Replace(0), 1), (COLLECT, 31 * SECOND_MS), (Count(1, [seen]), 1), (COLLECT, SECOND_MS)]
+    compare(life, [*both, (COLLECT, SECOND_MS), (Restore(), 1), *end_and_go_on])
+    assert life.kept.stats()["entities_removed"] == 1
+    assert life.kept.stats()["active_entities"] == 1
 
 
 def counted() -> tuple[Plan, Registry]:
@@ -350,5 +363,7 @@ def test_bytes_that_are_no_checkpoint_are_refused(changed: Any, fault: str) -> N
 )
 def test_a_checkpoint_of_other_settings_is_refused_and_says_what_to_do(other: dict[str, Any]) -> None:
     _, registry = counted()
-    with pytest.raises(MalformedFrame, match="made under settings with other metrics or buckets; restore it with those"):
+    with pytest.raises(
+        MalformedFrame, match="made under settings with other metrics or buckets; restore it with those"
+    ):
         Registry.restore(Plan(json.dumps(other)), registry.checkpoint())

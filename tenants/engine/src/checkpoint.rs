@@ -24,6 +24,7 @@ const MAX_COUNT: u64 = 1 << 56;
 /// Write a state.
 #[allow(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "only a sequence of unknown length could fail; bytes without the state would be worse than a panic"
 )]
 pub fn sealed(state: &impl Serialize) -> Vec<u8> {
@@ -87,7 +88,7 @@ pub fn plausible<'de, D: Deserializer<'de>, T: Deserialize<'de> + Plausible>(
         .ok_or_else(|| D::Error::custom("a counter is out of range"))
 }
 
-/// An amount that only grows: a whole number takes as many bytes as it needs, any other ten.
+/// An amount that only grows: a whole number takes as many bytes as it needs, any other up to ten.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Amount(pub f64);
 
@@ -210,4 +211,99 @@ pub fn check_each(numbers: &[u32], waits: &mut [bool]) -> Result<(), FrameError>
         return Err(fault);
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+
+    /// Write a value, and read it.
+    pub fn again<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, FrameError> {
+        opened(&sealed(value))
+    }
+
+    fn with_checksum(content: &[u8]) -> Vec<u8> {
+        [content, &xxh3_64(content).to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_of_this_version_is_refused() {
+        let whole = sealed(&300u64);
+        let content = &whole[..whole.len() - CHECKSUM];
+        let later = [&[VERSION + 1], &content[1..]].concat();
+        let cases = [
+            (Vec::new(), "too short"),
+            (with_checksum(&[]), "too short"),
+            (whole[1..].to_vec(), "checksum differs"),
+            (with_checksum(&later), "made by another version of the engine"),
+            (with_checksum(&content[..2]), "a part is out of range"),
+            (
+                with_checksum(&[content, &[0]].concat()),
+                "its parts fall short of its length",
+            ),
+        ];
+        assert_eq!(opened(&whole), Ok(300u64));
+        for (bytes, fault) in cases {
+            assert_eq!(opened::<u64>(&bytes), Err(refuse(fault)));
+        }
+    }
+
+    #[test]
+    fn a_few_numbers_among_zeros_take_a_few_bytes() {
+        let mut numbers = vec![Amount(0.0); 100];
+        numbers[3] = Amount(1.0);
+        numbers[70] = Amount(2.5);
+        let bytes = postcard::to_stdvec(&Sparse::of(numbers.iter().copied())).unwrap();
+        assert_eq!(bytes.len(), 1 + 2 + 1 + 10);
+        let sparse: Sparse<Amount> = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(sparse.filled(100).unwrap(), numbers);
+        let sparse: Sparse<Amount> = postcard::from_bytes(&bytes).unwrap();
+        assert!(sparse.filled(70).is_err());
+    }
+
+    #[test]
+    fn numbers_that_nothing_comes_to_are_refused() {
+        for amount in [-1.0, f64::NAN] {
+            assert!(again(&Amount(amount)).is_err(), "{amount}");
+        }
+        assert!(opened::<Sum>(&sealed(&(1u32 << FRACTION_BITS, 0u128))).is_err());
+        assert!(opened::<Sum>(&sealed(&(0u32, 1u128 << 108))).is_err());
+        for (count, is_taken) in [(MAX_COUNT, true), (MAX_COUNT + 1, false)] {
+            let bytes = postcard::to_stdvec(&count).unwrap();
+            let read: Result<u64, _> = plausible(&mut postcard::Deserializer::from_bytes(&bytes));
+            assert_eq!(read.is_ok(), is_taken, "{count}");
+        }
+    }
+
+    #[test]
+    fn each_place_is_given_out_once() {
+        let waits = |numbers: &[u32]| check_each(numbers, &mut [true, false, true]).is_ok();
+        assert!(waits(&[2, 0]));
+        for numbers in [&[0][..], &[0, 2, 2], &[0, 1, 2], &[0, 2, 3]] {
+            assert!(!waits(numbers), "{numbers:?}");
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Indexes(#[serde(with = "steps")] Cow<'static, [u32]>);
+
+    proptest! {
+        #[test]
+        fn numbers_come_back_to_the_bit(
+            amount in any::<u64>().prop_map(f64::from_bits).prop_filter("only grows", |amount| *amount >= 0.0),
+            whole in any::<u32>(),
+            sum in any::<u128>(),
+            indexes in prop::collection::vec(any::<u32>(), 0..9),
+        ) {
+            for amount in [amount, f64::from(whole), -0.0, 2f64.powi(53), f64::INFINITY] {
+                prop_assert_eq!(again(&Amount(amount)).unwrap().0.to_bits(), amount.to_bits());
+            }
+            prop_assert_eq!(again(&Sum(sum)), Ok(Sum(sum)));
+            let indexes: Cow<'static, [u32]> = Cow::Owned(indexes);
+            prop_assert_eq!(again(&Indexes(indexes.clone())).unwrap().0, indexes);
+        }
+    }
 }

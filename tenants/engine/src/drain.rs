@@ -334,6 +334,7 @@ impl TryFrom<DrainState> for Drain {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{sealed, tests::again};
     use proptest::prelude::*;
 
     fn text(trained: Trained<'_>, name: &str) -> String {
@@ -551,6 +552,27 @@ mod tests {
             }
             prop_assert!(drain.tree.is_empty());
             prop_assert_eq!(drain.clusters.heap_bytes(), 0);
+        }
+
+        #[test]
+        fn a_restored_model_goes_on_as_the_one_that_was_kept(
+            names in prop::collection::vec("(GET|PUT) (/(me|1|22|%11|you)){1,4}", 1..80),
+            clusters in 2_usize..40,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let bounds = Bounds { clusters, ..BOUNDS };
+            let mut kept = Drain::with_bounds(bounds, 7);
+            let mut restored = Drain::with_bounds(bounds, 7);
+            for (number, name) in names.iter().enumerate() {
+                if number == at.index(names.len()) {
+                    restored = again(&restored).unwrap();
+                    restored.bounds = bounds;
+                }
+                prop_assert_eq!(text(kept.train(name), name), text(restored.train(name), name));
+                prop_assert_eq!(kept.version(), restored.version());
+                prop_assert_eq!(kept.counters(), restored.counters());
+            }
+            prop_assert!(sealed(&kept) == sealed(&restored));
         }
 
         #[test]

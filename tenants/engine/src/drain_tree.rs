@@ -453,4 +453,42 @@ mod tests {
         assert!(!tree.remove_cluster(word.leaf, NONE));
         assert!(tree.is_empty() && tree.edges.is_empty());
     }
+
+    #[test]
+    fn nodes_that_are_no_tree_are_refused() {
+        const FIRST: u32 = ROOTS as u32;
+        let node = |parent, token| Some(NodeState { parent, token });
+        let restored = |nodes: &[Option<NodeState>], free: &[u32]| {
+            let (nodes, free) = (nodes.to_vec(), free.to_vec());
+            Tree::try_from(TreeState { seed: 7, nodes, free })
+        };
+        let chain = |length: u32| -> Vec<Option<NodeState>> {
+            (0..length)
+                .map(|at| node(if at == 0 { 2 } else { FIRST + at - 1 }, Some(1)))
+                .collect()
+        };
+        assert!(restored(&chain(MAX_LEVELS as u32), &[]).is_ok());
+        assert_eq!(
+            restored(&[None, node(2, None)], &[FIRST]).unwrap().len(),
+            ROOTS + 1
+        );
+        let mut full: Vec<_> = (0..1001).map(|token| node(2, Some(token))).collect();
+        let cases = [
+            (vec![node(FIRST, Some(1))], vec![]),
+            (vec![node(FIRST + 1, Some(1)), node(FIRST, Some(1))], vec![]),
+            (vec![node(FIRST + 1, Some(1)), None], vec![FIRST + 1]),
+            (vec![node(NONE, Some(1))], vec![]),
+            (vec![node(2, None), node(2, None)], vec![]),
+            (vec![None], vec![]),
+            (vec![node(2, None)], vec![FIRST]),
+            (vec![None], vec![2]),
+            (chain(MAX_LEVELS as u32 + 1), vec![]),
+            (full.clone(), vec![]),
+        ];
+        for (number, (nodes, free)) in cases.iter().enumerate() {
+            assert!(restored(nodes, free).is_err(), "case {number}");
+        }
+        full.truncate(1000);
+        assert!(restored(&full, &[]).is_ok());
+    }
 }

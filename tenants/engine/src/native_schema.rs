@@ -29,20 +29,6 @@ const EXPONENT_BIAS: i32 = 1023;
 #[serde(try_from = "i8", into = "i8")]
 pub struct Schema(i8);
 
-impl From<Schema> for i8 {
-    fn from(schema: Schema) -> Self {
-        schema.0
-    }
-}
-
-impl TryFrom<i8> for Schema {
-    type Error = FrameError;
-
-    fn try_from(number: i8) -> Result<Self, FrameError> {
-        Self::new(number).ok_or(refuse("a schema is out of range"))
-    }
-}
-
 impl Schema {
     /// Each bound is 65536 times the one below it.
     pub const COARSEST: Self = Self(-4);
@@ -87,6 +73,20 @@ impl Schema {
     /// How often neighbours are joined on the way to `coarser`; none if it is not coarser.
     pub fn steps_to(self, coarser: Self) -> u32 {
         u32::try_from(self.0 - coarser.0).unwrap_or_default()
+    }
+}
+
+impl From<Schema> for i8 {
+    fn from(schema: Schema) -> Self {
+        schema.0
+    }
+}
+
+impl TryFrom<i8> for Schema {
+    type Error = FrameError;
+
+    fn try_from(number: i8) -> Result<Self, FrameError> {
+        Self::new(number).ok_or(refuse("a schema is out of range"))
     }
 }
 

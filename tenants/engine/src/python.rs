@@ -510,11 +510,13 @@ struct Registry(Mutex<registry::Registry>);
 #[pymethods]
 impl Registry {
     #[new]
-    fn new(plan: &Plan, started_at_ms: i64) -> Self {
-        Self(Mutex::new(registry::Registry::new(
-            Arc::clone(&plan.0),
-            started_at_ms,
-        )))
+    #[pyo3(signature = (plan, started_at_ms, *, seed = None))]
+    fn new(plan: &Plan, started_at_ms: i64, seed: Option<u64>) -> Self {
+        let plan = Arc::clone(&plan.0);
+        Self(Mutex::new(match seed {
+            Some(seed) => registry::Registry::seeded(plan, started_at_ms, seed),
+            None => registry::Registry::new(plan, started_at_ms),
+        }))
     }
 
     fn set_plan(&self, py: Python<'_>, plan: &Plan) -> PyResult<()> {

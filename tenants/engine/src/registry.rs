@@ -78,9 +78,6 @@ pub struct RegistryStats {
 
 impl Registry {
     /// An empty registry; no sample will be dated at or before `started_at_ms`.
-    ///
-    /// What it makes of more values and label sets than it can count exactly depends on a seed drawn here: whoever
-    /// wants to repeat what happened keeps a checkpoint of the beginning, too.
     pub fn new(plan: Arc<Plan>, started_at_ms: i64) -> Self {
         Self::seeded(
             plan,
@@ -89,7 +86,9 @@ impl Registry {
         )
     }
 
-    fn seeded(plan: Arc<Plan>, started_at_ms: i64, seed: u64) -> Self {
+    /// [`Self::new`] with a seed of one's own: the same calls then come to the same, estimates included. Nobody who
+    /// chooses label values may know it.
+    pub fn seeded(plan: Arc<Plan>, started_at_ms: i64, seed: u64) -> Self {
         let window = Window::of(plan.stale_ms);
         let groups = layouts(&plan, None)
             .map(|(families, shape)| SeriesGroup::new(families, shape, window, started_at_ms));

@@ -352,8 +352,10 @@ fn tau(share: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::checkpoint::tests::again;
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -471,7 +473,69 @@ mod tests {
         assert!(sketch.estimate(0) > 1 << 40);
     }
 
+    #[test]
+    fn a_window_or_sketch_that_cannot_be_is_refused() {
+        let window = Window::of(QUARTER_HOUR);
+        for (slot_ms, slots) in [
+            (0, 4),
+            (SLOT_MS - 1, 4),
+            (SLOT_MS, 1),
+            (SLOT_MS, 14),
+            (i64::MAX, 4),
+        ] {
+            assert!(again(&Window { slot_ms, slots }).is_err(), "{slot_ms} {slots}");
+        }
+        let slot = |hashes: &[u32]| Slot::Exact(hashes.to_vec());
+        let sketch = |slot, ring: Vec<Slot>| Sketch {
+            window,
+            slot,
+            slot_ends_ms: 0,
+            ring: ring.into(),
+        };
+        let registers = Slot::Registers(Box::new([MAX_RANK as u8 + 1; REGISTERS]));
+        let cases = [
+            (sketch(1, vec![Slot::EMPTY; 3]), false),
+            (sketch(i64::MAX, vec![Slot::EMPTY; 4]), false),
+            (
+                sketch(1, vec![slot(&[2, 1]), Slot::EMPTY, Slot::EMPTY, Slot::EMPTY]),
+                false,
+            ),
+            (
+                sketch(1, vec![registers, Slot::EMPTY, Slot::EMPTY, Slot::EMPTY]),
+                false,
+            ),
+            (
+                sketch(1, vec![slot(&[1, 2]), Slot::EMPTY, Slot::EMPTY, Slot::EMPTY]),
+                true,
+            ),
+        ];
+        for (sketch, is_taken) in cases {
+            assert_eq!(again(&sketch).is_ok(), is_taken, "{sketch:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_restored_sketch_goes_on_as_the_one_that_was_kept(
+            inserts in prop::collection::vec((0..700u64, 0..40 * MINUTE_MS), 1..500),
+            many in any::<bool>(),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut kept = sketch();
+            for thing in 0..if many { 400 } else { 0 } {
+                kept.insert(hash(thing, 3), 0);
+            }
+            let mut restored = again(&kept).unwrap();
+            for (number, (thing, now_ms)) in inserts.iter().enumerate() {
+                if number == at.index(inserts.len()) {
+                    restored = again(&restored).unwrap();
+                }
+                kept.insert(hash(*thing, 3), *now_ms);
+                restored.insert(hash(*thing, 3), *now_ms);
+                prop_assert_eq!(kept.estimate(*now_ms), restored.estimate(*now_ms));
+            }
+        }
+
         #[test]
         fn any_clock_and_any_hash_will_do(inserts in prop::collection::vec(any::<(u64, i64)>(), 0..250)) {
             let mut sketch = sketch();

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::{fs, io};
 
+use millrace_engine::registry::Registry;
 use millrace_engine::shard::Shard;
 use millrace_engine_fuzz::journey::read_request;
 use millrace_engine_fuzz::plans::{PLANS, documents};
 use millrace_engine_fuzz::request::Request;
 use millrace_engine_fuzz::sealed::CHECKSUM;
-use millrace_engine_fuzz::{NOW_NS, plans};
+use millrace_engine_fuzz::{NOW_MS, NOW_NS, plans};
 
 const PATTERNS: [&str; 8] = [
     "^GET /[a-z]+$",
@@ -85,7 +86,7 @@ fn main() -> io::Result<()> {
                 &[&[chosen, way], &noise(size, size)],
             )?;
         }
-        frames_and_records(chosen, &example, |target, bytes| {
+        frames_records_and_checkpoint(chosen, &example, |target, bytes| {
             let content = &bytes[..bytes.len() - CHECKSUM];
             let other = (PLANS as u8 - chosen) << 4;
             write(target, &name, &[&[chosen], content])?;
@@ -99,19 +100,25 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// What a request becomes on its way, under one plan.
-fn frames_and_records(
+/// What a request becomes on its way, under one plan: frames, records, and the state of a registry.
+fn frames_records_and_checkpoint(
     number: u8,
     request: &[u8],
     mut write: impl FnMut(&str, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     let plan = plans::plan(number);
     let mut shard = Shard::new(plan.clone());
+    let mut registry = Registry::seeded(plan.clone(), NOW_MS - 60_000, 7);
     let split = read_request(request, &plan, 1, true);
     for (_, frame) in split.iter().flat_map(|split| &split.frames) {
         write("frame", frame)?;
         if shard.apply(frame, NOW_NS).is_ok() {
-            write("record", &shard.flush(NOW_NS, true))?;
+            let record = shard.flush(NOW_NS, true);
+            write("record", &record)?;
+            if registry.merge(1, &record, NOW_NS).is_ok() {
+                registry.collect_silently(NOW_MS + 1_000);
+                write("checkpoint", &registry.checkpoint())?;
+            }
         }
     }
     Ok(())
