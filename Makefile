@@ -72,11 +72,12 @@ docs: $(STAMPS)/run ## Write docs/settings.md from the schema of the settings
 	$(BIN)/python -m tenants.settings.reference > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
-bench: $(STAMPS)/test ## Measure spans per CPU-second, memory, the settings of many tenants, and all end to end
+bench: $(STAMPS)/test ## Measure spans per CPU-second, memory, settings of many tenants, the journal, and all end to end
 	.ci/system-packages
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.settings
+	$(BIN)/python -m bench.journal
 	$(BIN)/python -m bench.end_to_end
 
 clean: ## Remove what was installed and compiled

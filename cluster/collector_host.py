@@ -86,13 +86,13 @@ class CollectorHost:
         # One call at a time: recovery takes longer than the controller has patience for.
         async with self._configuring:
             if self._tenants is None:
-                self._tenants = await self._recover(config, overrides)
+                self._tenants = await self._recover(config, routes, overrides)
                 self._ending = asyncio.get_running_loop().create_task(self._end_finished_for_ever(self._tenants))
         await self.put_overrides(overrides)
         self._routes = routes
         self._connect(self._tenants, hosts)
 
-    async def _recover(self, config: ServiceConfig, overrides: OverridesChange) -> CollectorSet:
+    async def _recover(self, config: ServiceConfig, routes: Routes, overrides: OverridesChange) -> CollectorSet:
         self._clients = HttpClients(config.remote_write_targets)
         clock = SystemClock()
         around = Surroundings(self._clients, clock, random.Random(), VERSION)  # noqa: S311
@@ -102,7 +102,7 @@ class CollectorHost:
         book = ProfileBook(config)
         book.put_overrides(overrides)
         tenants = CollectorSet(book, around, self._journal, self._release)
-        await tenants.recover(store)
+        await tenants.recover(store, lambda tenant: routes.collector_of(tenant) == self._name)
         return tenants
 
     async def put_overrides(self, change: OverridesChange) -> bool:

@@ -4,8 +4,9 @@ What ails one tenant stays with it: the others are merged, collected and measure
 """
 
 import asyncio
+import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -53,19 +54,20 @@ class CollectorSet:
         self._release = release
         self._tenants: dict[TenantId, TenantCollector] = {}
         self._damaged: dict[TenantId, str] = {}
+        self._ending: set[TenantId] = set()
 
     @property
     def damaged(self) -> Mapping[TenantId, str]:
         """Tenants whose journal cannot be read, and why: nothing is counted for them until it is mended."""
         return self._damaged
 
-    async def recover(self, store: JournalStore) -> None:
-        """Go on with every tenant that the journal knows; call before anything else.
+    async def recover(self, store: JournalStore, owns: Callable[[TenantId], bool]) -> None:
+        """Go on with every tenant that the journal knows and that is ours; call before anything else.
 
         Raises:
             StoreError: the journal cannot be read at all.
         """
-        for tenant in await asyncio.to_thread(store.tenants):
+        for tenant in filter(owns, await asyncio.to_thread(store.tenants)):
             profile = self.book.get(tenant)
             try:
                 recovered: Recovered = await asyncio.to_thread(recover, store, tenant, profile.settings)
@@ -127,7 +129,7 @@ class CollectorSet:
         return claimed
 
     async def _claim(self, tenant: TenantId, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
-        if tenant in self._damaged:
+        if tenant in self._damaged or tenant in self._ending:
             return {}
         collector = self._tenants.get(tenant) or self._begin(tenant)
         return await collector.claim(host, keys)
@@ -157,12 +159,16 @@ class CollectorSet:
         for tenant, collector in list(self._tenants.items()):
             try:
                 if collector.is_finished:
+                    # Nobody may begin it anew before its journal is forgotten.
+                    self._ending.add(tenant)
                     del self._tenants[tenant]
                     await collector.close()
                     await self._journal.forget(tenant)
                     log.info("tenant ended", tenant=str(tenant))
             except Exception:
                 log.exception("tenant could not be ended", tenant=str(tenant))
+            finally:
+                self._ending.discard(tenant)
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect every tenant a last time and send what waits; return whether nothing is left."""
@@ -186,7 +192,7 @@ class CollectorSet:
 
     def _begin(self, tenant: TenantId) -> TenantCollector:
         profile = self.book.get(tenant)
-        entry = BeginEntry(profile.plan_text, self._around.clock.now_ms())
+        entry = BeginEntry(profile.plan_text, self._around.clock.now_ms(), secrets.randbits(64))
         # Nobody sees the state before the claim that brought it about is committed, behind this.
         self._journal.submit(tenant, entry, lambda: None)
         collector = self._collector(tenant, TenantState(tenant, entry))

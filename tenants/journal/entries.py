@@ -19,10 +19,12 @@ class BeginEntry:
     Attributes:
         plan_text: of the settings that are in force.
         started_at_ms: Unix milliseconds.
+        seed: of the registry's estimates (64 bits); whoever chooses label values must not know it.
     """
 
     plan_text: str
     started_at_ms: int
+    seed: int = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ _CLAIM: Final = _Form(2, struct.Struct("<IIQq"))
 _RELEASE: Final = _Form(3, struct.Struct("<IIQ"))
 _COLLECT: Final = _Form(4, struct.Struct("<qqB"))
 _PLAN: Final = _Form(5, struct.Struct("<"))
-_BEGIN: Final = _Form(6, struct.Struct("<q"))
+_BEGIN: Final = _Form(6, struct.Struct("<qQ"))
 
 
 def encode(entry: Entry) -> bytes:
@@ -143,8 +145,8 @@ def encode(entry: Entry) -> bytes:
                 return _written(_COLLECT, (timestamp_ms, delivered_ms, is_silent))
             case PlanEntry(plan_text):
                 return _written(_PLAN, (), plan_text.encode())
-            case BeginEntry(plan_text, started_at_ms):
-                return _written(_BEGIN, (started_at_ms,), plan_text.encode())
+            case BeginEntry(plan_text, started_at_ms, seed):
+                return _written(_BEGIN, (started_at_ms, seed), plan_text.encode())
     except struct.error as error:
         raise ValueError(f"{type(entry).__name__} cannot be written: {error}") from error
 
@@ -184,8 +186,8 @@ def decode(body: bytes) -> Entry:
             _, plan_text = _read(_PLAN, body)
             return PlanEntry(plan_text.decode())
         case _BEGIN.kind:
-            (started_at_ms,), plan_text = _read(_BEGIN, body)
-            return BeginEntry(plan_text.decode(), started_at_ms)
+            (started_at_ms, seed), plan_text = _read(_BEGIN, body)
+            return BeginEntry(plan_text.decode(), started_at_ms, seed)
     raise ValueError(f"the entry's kind {kind} is not known: run the program that wrote it")
 
 

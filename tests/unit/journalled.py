@@ -41,7 +41,7 @@ class Bench:
     def collector(self, settings: TenantProfile, release: Release = nobody_releases) -> TenantCollector:
         """Return the collector of a tenant that begins now."""
         tenant = settings.settings.tenant
-        entry = BeginEntry(started_at_ms=self.clock.now_ms(), plan_text=settings.plan_text)
+        entry = BeginEntry(started_at_ms=self.clock.now_ms(), plan_text=settings.plan_text, seed=7)
         self.journal.submit(tenant, entry)
         return TenantCollector(TenantState(tenant, entry), settings, self.around, self.journal, release)
 

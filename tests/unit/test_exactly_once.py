@@ -23,6 +23,7 @@ from cluster.host_feed import HostFeed
 from cluster.placement import Routes
 from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.collector_set import CollectorSet
+from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.identity import TenantId
 from tenants.journal.store import JournalStore
 from tenants.journal.writer import JournalWriter
@@ -55,6 +56,7 @@ class World:
         self._book = book(overrides(acme=entry(1), globex=entry(2)))
         self._incarnation = itertools.count(1)
         self.clock = StandingClock()
+        self.collector: CollectorSet | None = None
 
     async def begin(self) -> None:
         self.clients = HttpClients(LOOPBACK)
@@ -72,6 +74,8 @@ class World:
 
     def new_host(self, name: str) -> ShardSet:
         def claim(keys: Sequence[ShardKey]) -> Mapping[ShardKey, Claimed]:
+            if self.collector is None:
+                raise ConnectionError("the collector is away")
             return asyncio.run_coroutine_threadsafe(self.collector.claim(name, keys), self._loop).result(10)
 
         return ShardSet(self._book, claim, lambda: NOW_NS)
@@ -96,12 +100,15 @@ class World:
         self._store = JournalStore.open(f"sqlite:///{self._folder}/journal.db", "collector-0", incarnation)
         self._writer = JournalWriter(self._store, StandingClock(), random.Random(1))
         around = Surroundings(self.clients, self.clock, random.Random(1), "1")
-        self.collector = CollectorSet(self._book, around, self._writer, self.release)
-        await self.collector.recover(self._store)
-        self.feeds = {name: HostFeed(name, "collector-0", incarnation, self.collector) for name in HOSTS}
+        collector = CollectorSet(self._book, around, self._writer, self.release)
+        await collector.recover(self._store, lambda _: True)
+        self.collector = collector
+        self.feeds = {name: HostFeed(name, "collector-0", incarnation, collector) for name in HOSTS}
 
     async def end_collector(self) -> None:
-        for tenant in self.collector._tenants.values():
+        collector, self.collector = self.collector, None
+        assert collector is not None
+        for tenant in collector._tenants.values():
             await tenant.close()
         await self._writer.close()
         self._store.close()
@@ -153,19 +160,22 @@ class World:
     async def settle(self) -> None:
         """Until every frame is journalled."""
         async with asyncio.timeout(20):
-            while any(lane.retention for gateway in self.gateways for lane in gateway._lanes.values()):
+            while any(lane.retention.size_bytes for gateway in self.gateways for lane in gateway._lanes.values()):
                 for name in HOSTS:
                     await self.pull(name)
                 await asyncio.sleep(0.003)
 
+    @property
+    def tenants(self) -> dict[TenantId, TenantCollector]:
+        assert self.collector is not None
+        return self.collector._tenants
+
     def counted(self) -> dict[TenantId, dict[str, float]]:
-        return {
-            tenant: collected(collector._state.registry, self.clock.now_ms() + 10_000)
-            for tenant, collector in self.collector._tenants.items()
-        }
+        now_ms = self.clock.now_ms() + 10_000
+        return {tenant: collected(one._state.registry, now_ms) for tenant, one in self.tenants.items()}
 
     def edges(self) -> dict[TenantId, int]:
-        return {tenant: collector.snapshot().registry["edges"] for tenant, collector in self.collector._tenants.items()}
+        return {tenant: one.snapshot().registry["edges"] for tenant, one in self.tenants.items()}
 
 
 class _Pulled:
@@ -238,7 +248,7 @@ async def play(folder: Path, script: list[Step]) -> None:
         elif kind == "pull":
             await world.pull(HOSTS[number % 2])
         elif kind == "collect":
-            for collector in world.collector._tenants.values():
+            for collector in world.tenants.values():
                 await collector.collect()
         elif kind == "kill host":
             name = HOSTS[number % 2]
@@ -266,5 +276,5 @@ async def play(folder: Path, script: list[Step]) -> None:
     counted = Counter({(tenant, name): value for tenant, own in world.counted().items() for name, value in own.items()})
     assert counted == sent
     assert +Counter(world.edges()) == halves
-    assert all(collector.snapshot().shards["open_edges"] == 0 for collector in world.collector._tenants.values())
+    assert all(collector.snapshot().shards["open_edges"] == 0 for collector in world.tenants.values())
     await world.end()

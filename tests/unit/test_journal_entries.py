@@ -22,7 +22,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 ranges = st.integers(1, (1 << 32) - 1).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count)))
 
 entries: st.SearchStrategy[Entry] = st.one_of(
-    st.builds(BeginEntry, texts, i64),
+    st.builds(BeginEntry, texts, i64, u64),
     ranges.flatmap(lambda own: st.builds(RecordEntry, st.just(own[0]), st.just(own[1]), u64, u64, i64, st.binary())),
     ranges.flatmap(lambda own: st.builds(ClaimEntry, st.just(own[0]), st.just(own[1]), texts, u64, i64)),
     ranges.flatmap(lambda own: st.builds(ReleaseEntry, st.just(own[0]), st.just(own[1]), u64)),
@@ -37,7 +37,7 @@ EXAMPLES = [
     (ReleaseEntry(1, 4, 7), "010301000000040000000700000000000000"),
     (CollectEntry(5, 3, True), "01040500000000000000030000000000000001"),
     (PlanEntry("plan"), "0105706c616e"),
-    (BeginEntry("plan", 5), "01060500000000000000706c616e"),
+    (BeginEntry("plan", 5, 9), "010605000000000000000900000000000000706c616e"),
 ]  # fmt: skip
 
 

@@ -289,7 +289,7 @@ struct Shard(Mutex<shard::Shard>);
 impl Shard {
     #[new]
     #[pyo3(signature = (
-        plan, *, index = 0, count = 1, deduplication_window_ns = shard::DEDUPLICATION_WINDOW_NS, state = None
+        plan, *, index = 0, count = 1, deduplication_window_ns = 600_000_000_000, state = None
     ))]
     fn new(
         py: Python<'_>,

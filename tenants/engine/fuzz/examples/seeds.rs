@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::{fs, io};
 
+use millrace_engine::fingerprint::Fingerprint;
+use millrace_engine::mirror::Mirror;
 use millrace_engine::registry::Registry;
-use millrace_engine::shard::Shard;
+use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine_fuzz::journey::read_request;
 use millrace_engine_fuzz::plans::{PLANS, documents};
 use millrace_engine_fuzz::request::Request;
-use millrace_engine_fuzz::sealed::CHECKSUM;
+use millrace_engine_fuzz::sealed::{CHECKSUM, parts_of_record};
 use millrace_engine_fuzz::{NOW_MS, NOW_NS, plans};
 
 const PATTERNS: [&str; 8] = [
@@ -86,22 +88,21 @@ fn main() -> io::Result<()> {
                 &[&[chosen, way], &noise(size, size)],
             )?;
         }
-        frames_records_and_checkpoint(chosen, &example, |target, bytes| {
-            let content = &bytes[..bytes.len() - CHECKSUM];
+        what_becomes_of_it(chosen, &example, |target, bytes| {
             let other = (PLANS as u8 - chosen) << 4;
-            write(target, &name, &[&[chosen], content])?;
+            write(target, &name, &[&[chosen], bytes])?;
             write(
                 target,
                 &format!("{name}-other"),
-                &[&[(chosen % 3) | other], content],
+                &[&[(chosen % 3) | other], bytes],
             )
         })?;
     }
     Ok(())
 }
 
-/// What a request becomes on its way, under one plan: frames, records, and the state of a registry.
-fn frames_records_and_checkpoint(
+/// What a request becomes on its way, under one plan: frames, records, and what is kept of them.
+fn what_becomes_of_it(
     number: u8,
     request: &[u8],
     mut write: impl FnMut(&str, &[u8]) -> io::Result<()>,
@@ -109,19 +110,29 @@ fn frames_records_and_checkpoint(
     let plan = plans::plan(number);
     let mut shard = Shard::new(plan.clone());
     let mut registry = Registry::seeded(plan.clone(), NOW_MS - 60_000, 7);
+    let mut mirror = Mirror::new(DEDUPLICATION_WINDOW_NS);
+    let origin = Origin {
+        fingerprint: Some(Fingerprint::of(request)),
+        made_for: None,
+    };
     let split = read_request(request, &plan, 1, true);
     for (_, frame) in split.iter().flat_map(|split| &split.frames) {
-        write("frame", frame)?;
-        if shard.apply(frame, NOW_NS).is_ok() {
-            let record = shard.flush(NOW_NS, true);
-            write("record", &record)?;
+        write("frame", &frame[..frame.len() - CHECKSUM])?;
+        if shard.apply(frame, NOW_NS, origin).is_ok() {
+            let record = shard.flush(NOW_NS, false);
+            write("record", &parts_of_record(&record))?;
+            mirror.apply(0, 1, &record, NOW_NS).expect("a record just made");
             if registry.merge(1, &record, NOW_NS).is_ok() {
                 registry.collect_silently(NOW_MS + 1_000);
-                write("checkpoint", &registry.checkpoint())?;
+                let checkpoint = registry.checkpoint();
+                write("checkpoint", &checkpoint[..checkpoint.len() - CHECKSUM])?;
             }
         }
     }
-    Ok(())
+    let checkpoint = mirror.checkpoint();
+    write("mirror", &checkpoint[..checkpoint.len() - CHECKSUM])?;
+    let state = mirror.claim(0, 1, NOW_NS).expect("a range that there is");
+    write("state", &state[..state.len() - CHECKSUM])
 }
 
 /// Bytes that look random (xorshift).

@@ -3,9 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use millrace_engine::fingerprint::Fingerprint;
+use millrace_engine::hash_range::HashRange;
+use millrace_engine::mirror::Mirror;
 use millrace_engine::registry::Registry;
 use millrace_engine::remote_write::ExternalLabels;
-use millrace_engine::shard::Shard;
+use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine_fuzz::plans::plan;
 use millrace_engine_fuzz::sealed::sealed;
 use millrace_engine_fuzz::{NOW_MS, NOW_NS};
@@ -19,24 +22,31 @@ fuzz_target!(|input: &[u8]| {
     let (before, after) = (plan(*first), plan(first >> 4));
     let mut shard = Shard::new(before.clone());
     let empty = shard.stats();
-    if shard.apply(content, NOW_NS).is_err() {
+    if shard.apply(content, NOW_NS, origin(0)).is_err() {
         assert_eq!(shard.stats(), empty, "a refused frame left something behind");
     }
     let frame = sealed(content);
-    if shard.apply(&frame, NOW_NS).is_err() {
+    if shard.apply(&frame, NOW_NS, origin(0)).is_err() {
         assert_eq!(shard.stats(), empty, "a refused frame left something behind");
         return;
     }
     let mut registry = Registry::new(before, NOW_MS - 60_000);
     let mut records = vec![shard.flush(NOW_NS, false)];
-    let is_taken = shard.apply(&frame, NOW_NS + 400 * SECOND_NS).is_ok();
-    assert!(is_taken, "a frame is taken once and not again");
+    let taken = shard.apply(&frame, NOW_NS + 400 * SECOND_NS, origin(0));
+    assert_eq!(taken, Ok(false), "a request is counted twice");
+    let taken = shard.apply(&frame, NOW_NS + 400 * SECOND_NS, origin(1));
+    assert_eq!(taken, Ok(true), "a frame is taken once and not again");
     records.push(shard.set_plan(after.clone(), NOW_NS + 400 * SECOND_NS));
-    let is_taken = shard.apply(&frame, NOW_NS + 401 * SECOND_NS).is_ok();
-    assert!(is_taken, "a frame is taken under one plan and not under another");
+    let taken = shard.apply(&frame, NOW_NS + 401 * SECOND_NS, Origin::default());
+    assert_eq!(
+        taken,
+        Ok(true),
+        "a frame is taken under one plan and not under another"
+    );
     records.push(shard.flush(NOW_NS + 402 * SECOND_NS, true));
     records.push(shard.redefine());
     assert_eq!(shard.stats().open_edges, 0);
+    let mut mirror = Mirror::new(DEDUPLICATION_WINDOW_NS);
     for (index, record) in records
         .iter()
         .enumerate()
@@ -45,6 +55,9 @@ fuzz_target!(|input: &[u8]| {
         registry
             .merge(1, record, NOW_NS + 402 * SECOND_NS)
             .expect("a record that a shard made");
+        mirror
+            .apply(0, 1, record, NOW_NS + 402 * SECOND_NS)
+            .expect("a record that a shard made");
         if index == 1 {
             registry.collect(NOW_MS + 403_000, &ExternalLabels::default(), 1000, true);
             registry.set_plan(after.clone());
@@ -52,3 +65,11 @@ fuzz_target!(|input: &[u8]| {
     }
     registry.collect(NOW_MS + 404_000, &ExternalLabels::default(), 1000, true);
 });
+
+/// A request of which this is the frame for a half of the hashes.
+fn origin(number: u8) -> Origin {
+    Origin {
+        fingerprint: Some(Fingerprint::of(&[number])),
+        made_for: HashRange::of(u32::from(number), 2),
+    }
+}

@@ -1,6 +1,7 @@
 //! An OTLP request, as bytes or well-formed, goes the whole way: gateway, shards, registry, remote write.
 //!
-//! Byte 0 chooses the plan, byte 1 the way; the rest is the request, or what one is made of.
+//! Byte 0 chooses the plan, and whether the shards are cut anew and everything is sent again; byte 1 the way; the rest is
+//! the request, or what one is made of.
 
 #![no_main]
 
@@ -29,6 +30,17 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let mut journey = Journey::new(&before, shard_count);
+    if *first >= 0x80 && !has(2) {
+        let mut twice = Journey::new(&before, shard_count);
+        twice.apply_once(body, &split.frames, shard_count);
+        for count in [2, 1, 5] {
+            twice.rescale(count);
+            twice.apply_once(body, &split.frames, shard_count);
+        }
+        let batches = twice.collect();
+        twice.check_counts(&batches, &[&split]);
+        twice.end();
+    }
     journey.apply(&split.frames);
     if has(3) {
         journey.apply(&split.frames);

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use millrace_engine::fingerprint::Fingerprint;
 use millrace_engine::frame::Frame;
+use millrace_engine::hash_range::HashRange;
+use millrace_engine::mirror::Mirror;
 use millrace_engine::plan::Plan;
+use millrace_engine::record_envelope::durable_part;
 use millrace_engine::registry::Registry;
 use millrace_engine::remote_write::{ExternalLabels, WriteBatch};
-use millrace_engine::shard::Shard;
+use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine::split::{Split, SplitOptions, split};
 
 use crate::{NOW_MS, NOW_NS, written};
@@ -15,12 +19,15 @@ use crate::{NOW_MS, NOW_NS, written};
 const LATER_MS: i64 = 1_000_000;
 const MAX_SAMPLES: usize = 2000;
 
-/// Shards and a registry of one tenant.
+/// Shards and the collector of one tenant.
 #[derive(Debug)]
 pub struct Journey {
     plan: Arc<Plan>,
     shards: Vec<Shard>,
     registry: Registry,
+    mirror: Mirror,
+    /// How many shards there were before those of now.
+    former_shards: u64,
     now_ms: i64,
 }
 
@@ -84,35 +91,107 @@ fn check_received(split: &Split, plan: &Plan) -> Rows {
 impl Journey {
     /// Nothing counted yet.
     pub fn new(plan: &Arc<Plan>, shard_count: u32) -> Self {
-        Self {
+        let mut journey = Self {
             plan: Arc::clone(plan),
-            shards: (0..shard_count).map(|_| Shard::new(Arc::clone(plan))).collect(),
+            shards: Vec::new(),
             registry: Registry::new(Arc::clone(plan), NOW_MS - 60_000),
+            mirror: Mirror::new(DEDUPLICATION_WINDOW_NS),
+            former_shards: 0,
             now_ms: NOW_MS,
-        }
+        };
+        journey.begin(shard_count);
+        journey
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ms.unsigned_abs() * 1_000_000
+    }
+
+    /// Claim every range of a count.
+    fn begin(&mut self, shard_count: u32) {
+        let now_ns = self.now_ns();
+        self.former_shards += self.shards.len() as u64;
+        let begun = (0..shard_count).map(|index| {
+            let claimed = self.mirror.claim(index, shard_count, now_ns);
+            let state = claimed.expect("a range that there is");
+            let place = (index, shard_count);
+            Shard::resume(Arc::clone(&self.plan), place, DEDUPLICATION_WINDOW_NS, &state)
+                .expect("a state just made")
+        });
+        self.shards = begun.collect();
     }
 
     /// Let the shards count the frames.
     pub fn apply(&mut self, frames: &[(usize, Vec<u8>)]) {
-        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
+        let now_ns = self.now_ns();
         for (shard, frame) in frames {
             self.shards[*shard]
-                .apply(frame, now_ns)
+                .apply(frame, now_ns, Origin::default())
                 .expect("a frame just made");
         }
+    }
+
+    /// Let all shards count what is theirs of frames that were made for as many shards as `made_count` says, and was not
+    /// counted before.
+    pub fn apply_once(&mut self, body: &[u8], frames: &[(usize, Vec<u8>)], made_count: u32) {
+        let now_ns = self.now_ns();
+        for (index, frame) in frames {
+            let origin = Origin {
+                fingerprint: Some(Fingerprint::of(body)),
+                made_for: HashRange::of(*index as u32, made_count),
+            };
+            for shard in &mut self.shards {
+                shard.apply(frame, now_ns, origin).expect("a frame just made");
+            }
+        }
+    }
+
+    /// Cut the tenant anew; the collector starts again meanwhile.
+    pub fn rescale(&mut self, shard_count: u32) {
+        let now_ns = self.now_ns();
+        let flush = |shard: &mut Shard| (shard.flush(now_ns, false), shard.stats().open_edges);
+        let flushed: Vec<_> = self.shards.iter_mut().map(flush).collect();
+        let open_edges: usize = flushed.iter().map(|(_, open_edges)| open_edges).sum();
+        for (index, (record, _)) in flushed.iter().enumerate() {
+            self.take(index, record);
+        }
+        assert_eq!(self.mirror.stats().open_edges, open_edges);
+        let checkpoint = self.mirror.checkpoint();
+        self.mirror = Mirror::restore(&checkpoint).expect("a checkpoint just made");
+        assert_eq!(self.mirror.checkpoint(), checkpoint);
+        self.begin(shard_count);
+        let resumed: usize = self.shards.iter().map(|shard| shard.stats().open_edges).sum();
+        assert_eq!(resumed, open_edges);
+    }
+
+    /// Let the collector take a record in, as it will be read from its journal.
+    fn take(&mut self, index: usize, record: &[u8]) {
+        if record.is_empty() {
+            return;
+        }
+        let now_ns = self.now_ns();
+        let durable = durable_part(record).expect("a record just made");
+        let source = self.former_shards + index as u64;
+        self.registry
+            .merge(source, record, now_ns)
+            .expect("a record just made");
+        self.mirror
+            .apply(index as u32, self.shards.len() as u32, durable, now_ns)
+            .expect("a record just made");
     }
 
     /// Take other settings into use everywhere; what the first shard counted comes before that, the rest after.
     pub fn set_plan(&mut self, plan: &Arc<Plan>) {
         self.now_ms += 1_000;
-        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
+        let now_ns = self.now_ns();
         if let Some(first) = self.shards.first_mut() {
-            merge(&mut self.registry, 0, &first.flush(now_ns, false), now_ns);
+            let record = first.flush(now_ns, false);
+            self.take(0, &record);
         }
         self.registry.set_plan(Arc::clone(plan));
-        for (source, shard) in self.shards.iter_mut().enumerate() {
-            let record = shard.set_plan(Arc::clone(plan), now_ns);
-            merge(&mut self.registry, source as u64, &record, now_ns);
+        for index in 0..self.shards.len() {
+            let record = self.shards[index].set_plan(Arc::clone(plan), now_ns);
+            self.take(index, &record);
         }
         self.plan = Arc::clone(plan);
     }
@@ -120,12 +199,13 @@ impl Journey {
     /// Merge all that was counted, every edge closed, and write it.
     pub fn collect(&mut self) -> Vec<WriteBatch> {
         self.now_ms += 10_000;
-        let now_ns = self.now_ms.unsigned_abs() * 1_000_000;
-        for (source, shard) in self.shards.iter_mut().enumerate() {
-            let record = shard.flush(now_ns, true);
-            assert_eq!(shard.stats().open_edges, 0);
-            merge(&mut self.registry, source as u64, &record, now_ns);
+        let now_ns = self.now_ns();
+        for index in 0..self.shards.len() {
+            let record = self.shards[index].flush(now_ns, true);
+            assert_eq!(self.shards[index].stats().open_edges, 0);
+            self.take(index, &record);
         }
+        assert_eq!(self.mirror.stats().open_edges, 0);
         self.write()
     }
 
@@ -183,13 +263,5 @@ impl Journey {
         let stats = self.registry.stats();
         assert_eq!((stats.budget.series.active, stats.budget.entities.active), (0, 0));
         self.registry.label_stats().for_each(drop);
-    }
-}
-
-fn merge(registry: &mut Registry, source: u64, record: &[u8], now_ns: u64) {
-    if !record.is_empty() {
-        registry
-            .merge(source, record, now_ns)
-            .expect("a record just made");
     }
 }
