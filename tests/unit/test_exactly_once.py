@@ -8,6 +8,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -57,6 +58,8 @@ class World:
         self._incarnation = itertools.count(1)
         self.clock = StandingClock()
         self.collector: CollectorSet | None = None
+        # As the actors have them: what waits for a claim must not take the collector's threads away.
+        self._threads = {name: ThreadPoolExecutor(2) for name in HOSTS}
 
     async def begin(self) -> None:
         self.clients = HttpClients(LOOPBACK)
@@ -69,6 +72,8 @@ class World:
             close(gateway)
         await self.end_collector()
         await self.clients.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     # Processes
 
@@ -122,7 +127,7 @@ class World:
 
     def ingest(self, name: str) -> Any:
         async def call(group: FrameGroup) -> Sequence[Place | None]:
-            places = await asyncio.to_thread(self.hosts[name].apply, group)
+            places = await self._loop.run_in_executor(self._threads[name], self.hosts[name].apply, group)
             self.lose_answer()
             return places
 

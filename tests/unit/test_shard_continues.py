@@ -216,7 +216,7 @@ def test_frame_of_other_ranges_is_counted_once_by_each_shard_and_only_with_its_r
 
 def test_successor_pairs_what_its_predecessor_left_and_the_next_does_not_pair_it_again() -> None:
     settings_of_plan = compiled()
-    mirror, registry = Mirror(), Registry(settings_of_plan, 0)
+    mirror, registry = Mirror(600_000_000_000), Registry(settings_of_plan, 0)
     for source, body in enumerate(halves()):
         shard = Shard(settings_of_plan, state=mirror.claim(0, 1, NOW_NS))
         shard.apply(frame_of(body, settings_of_plan), NOW_NS, fingerprint=fingerprint(body))
@@ -243,7 +243,7 @@ def test_edge_that_opens_and_closes_between_flushes_is_not_told() -> None:
 
 def test_flush_that_only_has_fingerprints_to_tell_is_not_empty() -> None:
     nothing = compiled(plan(span_metrics_plan(count=False, latency=False, size=False)))
-    shard, mirror = Shard(nothing), Mirror()
+    shard, mirror = Shard(nothing), Mirror(600_000_000_000)
     frame = frame_of(halves()[0], nothing)
     shard.apply(frame, NOW_NS)
     assert shard.flush(NOW_NS) == b""
@@ -275,7 +275,7 @@ FILTERED = plan(
 
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_graphs_that_are_switched_off_leave_nothing_behind(is_lost: bool) -> None:
-    mirror = Mirror()
+    mirror = Mirror(600_000_000_000)
     shard = waiting_in(mirror, compiled(FILTERED))
     off = compiled(plan(span_metrics_plan()))
     if is_lost:
@@ -293,7 +293,7 @@ def test_edges_keep_their_dimensions_where_slots_have_moved_on_the_way(is_told: 
     """The plan changes in the shard or with its successor; the dimension is in another slot then."""
     moved = plan(service_graphs=service_graphs_plan(dimensions=["zone", "tier"], wait_s=10.0))
     before, after = compiled(), compiled(moved)
-    mirror, registry = Mirror(), Registry(after, 0)
+    mirror, registry = Mirror(600_000_000_000), Registry(after, 0)
     shard = Shard(before)
     shard.apply(frame_of(halves()[0], before), NOW_NS)
     mirror.apply(0, 1, shard.flush(NOW_NS), NOW_NS)
@@ -315,7 +315,7 @@ def test_edges_keep_their_dimensions_where_slots_have_moved_on_the_way(is_told: 
 
 def test_claims_cut_the_mirror_and_what_they_leave_stays_for_later_ones() -> None:
     settings_of_plan = compiled()
-    shard, mirror = Shard(settings_of_plan), Mirror()
+    shard, mirror = Shard(settings_of_plan), Mirror(600_000_000_000)
     traces = [bytes([number]) * 16 for number in range(1, 41)]
     for number, trace in enumerate(traces):
         shard.apply(
@@ -351,7 +351,7 @@ def test_mirror_forgets_what_a_shard_would_forget() -> None:
 
 def test_damaged_bytes_are_refused_and_change_nothing() -> None:
     settings_of_plan = compiled()
-    mirror = Mirror()
+    mirror = Mirror(600_000_000_000)
     waiting_in(mirror, compiled(FILTERED))
     shard = Shard(settings_of_plan)
     shard.apply(frame_of(halves()[0], settings_of_plan), NOW_NS, fingerprint=b"1" * 16)
@@ -378,7 +378,7 @@ def test_damaged_bytes_are_refused_and_change_nothing() -> None:
 
 @pytest.mark.parametrize("key", [(0, 0), (1, 1), (5, 4), (0, 4097)])
 def test_key_that_is_none_is_refused(key: tuple[int, int]) -> None:
-    settings_of_plan, mirror = compiled(), Mirror()
+    settings_of_plan, mirror = compiled(), Mirror(600_000_000_000)
     frame = frame_of(halves()[0], settings_of_plan)
     for refuse in (
         lambda: Shard(settings_of_plan, index=key[0], count=key[1]),
@@ -387,7 +387,7 @@ def test_key_that_is_none_is_refused(key: tuple[int, int]) -> None:
         lambda: mirror.apply(*key, b"", NOW_NS),
         lambda: mirror.check(*key, b""),
     ):
-        with pytest.raises(ValueError, match="count must be 1 to 4096 and index below it"):
+        with pytest.raises(ValueError, match="index must be below count, and count at most 4096"):
             refuse()
 
 
