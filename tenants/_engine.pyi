@@ -51,7 +51,7 @@ def trace_hash(trace_id: bytes) -> int:
     """Return the unsigned 64-bit hash (XXH3, seed 0) of the trace id's bytes: what shards are ranges of."""
 
 def fingerprint(body: Buffer) -> bytes:
-    """Return the 16 bytes that a request is known by if it comes again: XXH3-128 of the decompressed body, big-endian."""
+    """Return the 16 bytes that a request is known by if it comes again: XXH3-128 of the body, big-endian."""
 
 def durable_part(record: Buffer) -> bytes:
     """Return a record without its exemplars, for the journal.
@@ -218,7 +218,7 @@ class Shard:
 
 @final
 class Mirror:
-    """What the shards of one tenant would need to go on, kept by the collector and fed by the same records as the registry.
+    """What the shards of one tenant would need to go on, kept by the collector and fed by the registry's records.
 
     ``index`` and ``count`` name a range as they do for :class:`Shard`; ValueError if there is no such range. The same
     calls give the same bytes.
@@ -241,8 +241,9 @@ class Mirror:
     def claim(self, index: int, count: int, now_ns: int) -> bytes:
         """Give a range to a new owner: return the state that it begins with.
 
-        It is cut out of everything known of the range, also where shards were cut otherwise; what lies outside stays for
-        others. From then on records of the new owner fit. To claim again gives the same, but for what has had its time.
+        It is cut out of everything known of the range, also where shards were cut otherwise; what lies outside stays
+        for others. From then on records of the new owner fit. To claim again gives the same, but for what has had its
+        time.
         """
     def ranges(self) -> list[tuple[int, int, int]]:
         """Return index, count and waiting half edges of every shard that something is known of, ascending.
@@ -259,7 +260,7 @@ class Mirror:
             MalformedFrame: made by another version of the engine, or damaged.
         """
     def stats(self) -> dict[str, int]:
-        """Return ``open_edges``, ``fingerprints``, ``markers``, ``ranges`` (as in :meth:`ranges`) and ``state_bytes``."""
+        """Return ``open_edges``, ``fingerprints``, ``markers``, ``ranges`` (see :meth:`ranges`) and ``state_bytes``."""
 
 @final
 class WriteBatch:

@@ -79,7 +79,7 @@ class TenantCollectorSnapshot:
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     relabel_left_out: dict[str, int] = field(default_factory=dict)
     drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(default_factory=lambda: ([(math.inf, 0)], 0.0))
-    shards: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("owned", "open_edges", "state_bytes"), 0))
     fenced_records: int = 0
 
 

@@ -64,9 +64,7 @@ class TenantState:
     def __init__(self, tenant: TenantId, begin: BeginEntry) -> None:
         self.tenant = tenant
         self.plan_text = begin.plan_text
-        self.registry = _engine.Registry(
-            _engine.Plan(begin.plan_text), begin.started_at_ms, seed=begin.seed
-        )
+        self.registry = _engine.Registry(_engine.Plan(begin.plan_text), begin.started_at_ms, seed=begin.seed)
         self.owners: dict[ShardKey, Owner] = {}
         self.collected_at_ms = begin.started_at_ms
         self.delivered_ms = begin.started_at_ms

@@ -86,6 +86,7 @@ VALUES: Mapping[str, list[Any]] = {
     "ingestion.max_attribute_bytes": [0, 64, 4096],
     "ingestion.artificial_delay": ["0s", "1s"],
     "ingestion.retry_info_enabled": SWITCH,
+    "ingestion.acknowledge": ["accepted", "durable"],
     "forwarders": [[], ["x"]],
     "cost_attribution.dimensions": [{}, {"resource.team": "team"}],
 }
@@ -105,6 +106,7 @@ CONFIGS = {"": ServiceConfig(), STATIC: parse_service_config(STATIC.encode(), {}
 # Tenancy §2.2, for entries that are used whole.
 LEFT_TO_DEFAULTS = {
     "ingestion.retry_info_enabled",
+    "ingestion.acknowledge",
     f"{GENERATOR}.native_histogram_bucket_factor",
     f"{GENERATOR}.native_histogram_max_bucket_number",
     f"{GENERATOR}.native_histogram_min_reset_duration",

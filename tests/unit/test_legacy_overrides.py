@@ -105,7 +105,7 @@ def test_the_scoped_file_has_every_key_that_tempo_has() -> None:
             inner = inner.get(part) if isinstance(inner, Mapping) else None
         return inner is not None
 
-    ours = {("metrics_generator", "shards"), ("metrics_generator", "remote_write")}
+    ours = {("metrics_generator", "shards"), ("metrics_generator", "remote_write"), ("ingestion", "acknowledge")}
     switches = {
         "keep_colliding_dimensions",
         "enable_strict_filter_types",

@@ -408,7 +408,7 @@ def test_unconfigured_tenant_has_the_built_in_settings() -> None:
     assert settings.external_labels == ()
     assert settings.remote_write == ()
     assert settings.state == "active"
-    assert settings.ingestion == IngestionSettings("local", 30_000_000, 30_000_000, 2048, Duration(0), True)
+    assert settings.ingestion == IngestionSettings("local", 30_000_000, 30_000_000, 2048, Duration(0), True, "accepted")
     origins = {key: found.source for key, found in explain(*layered(tenant={"processors": ALL}), ACME).items()}
     assert {key: origin for key, origin in origins.items() if origin != "builtin"} == {
         "metrics_generator.processors": "tenant"
