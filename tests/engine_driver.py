@@ -100,26 +100,34 @@ class EngineDriver:
         self.skipped_processor_pushes += parts.skipped_processor_pushes
         self.rejected = +(self.rejected + Tally(parts.rejected))  # "+" leaves reasons without spans out
         self.discarded = +(self.discarded + Tally(parts.discarded))
-        for index, frame in parts.frames:
+        self.apply(body, parts.frames, now_ns)
+
+    def apply(self, body: bytes, frames: list[tuple[int, bytes]], now_ns: int) -> None:
+        """Have every shard concerned apply its frame of a request."""
+        for index, frame in frames:
             self.shards[index].apply(frame, now_ns)
 
     def flush(self, now_ns: int, *, close_edges: bool = False) -> None:
         """Flush every shard and merge its record, as a collector does."""
         self._advance(now_ns)
-        for source, shard in enumerate(self.shards):
+        for index, shard in enumerate(self.shards):
             record = shard.flush(now_ns, close_edges=close_edges)
             if record:
-                self.registry.merge(source, record, now_ns)
+                self.merge(index, record, now_ns)
+
+    def merge(self, index: int, record: bytes, now_ns: int) -> None:
+        """Add the record of a shard to the registry."""
+        self.registry.merge(index, record, now_ns)
 
     def set_plan(self, plan: dict[str, Any], now_ns: int) -> None:
         """Go on with other settings everywhere at once."""
         self._advance(now_ns)
         self._plan = Plan(json.dumps(plan))
         self._trace_id_label = plan["trace_id_label_name"]
-        for source, shard in enumerate(self.shards):
+        for index, shard in enumerate(self.shards):
             for record in (shard.set_plan(self._plan, now_ns), shard.redefine()):
                 if record:
-                    self.registry.merge(source, record, now_ns)
+                    self.merge(index, record, now_ns)
         self.registry.set_plan(self._plan)
 
     def collect_at(

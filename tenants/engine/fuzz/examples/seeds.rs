@@ -88,7 +88,7 @@ fn main() -> io::Result<()> {
                 &[&[chosen, way], &noise(size, size)],
             )?;
         }
-        what_becomes_of_it(chosen, &example, |target, bytes| {
+        frames_records_and_states(chosen, &example, |target, bytes| {
             let other = (PLANS as u8 - chosen) << 4;
             write(target, &name, &[&[chosen], bytes])?;
             write(
@@ -101,8 +101,8 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// What a request becomes on its way, under one plan: frames, records, and what is kept of them.
-fn what_becomes_of_it(
+/// What a request becomes on its way, under one plan: frames, records, and the states of a registry and of a shard.
+fn frames_records_and_states(
     number: u8,
     request: &[u8],
     mut write: impl FnMut(&str, &[u8]) -> io::Result<()>,
@@ -117,22 +117,24 @@ fn what_becomes_of_it(
     };
     let split = read_request(request, &plan, 1, true);
     for (_, frame) in split.iter().flat_map(|split| &split.frames) {
-        write("frame", &frame[..frame.len() - CHECKSUM])?;
+        write("frame", unsealed(frame))?;
         if shard.apply(frame, NOW_NS, origin).is_ok() {
             let record = shard.flush(NOW_NS, false);
             write("record", &parts_of_record(&record))?;
             mirror.apply(0, 1, &record, NOW_NS).expect("a record just made");
             if registry.merge(1, &record, NOW_NS).is_ok() {
                 registry.collect_silently(NOW_MS + 1_000);
-                let checkpoint = registry.checkpoint();
-                write("checkpoint", &checkpoint[..checkpoint.len() - CHECKSUM])?;
+                write("checkpoint", unsealed(&registry.checkpoint()))?;
             }
         }
     }
-    let checkpoint = mirror.checkpoint();
-    write("mirror", &checkpoint[..checkpoint.len() - CHECKSUM])?;
+    write("mirror", unsealed(&mirror.checkpoint()))?;
     let state = mirror.claim(0, 1, NOW_NS).expect("a range that there is");
-    write("state", &state[..state.len() - CHECKSUM])
+    write("state", unsealed(&state))
+}
+
+fn unsealed(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len() - CHECKSUM]
 }
 
 /// Bytes that look random (xorshift).

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use millrace_engine::plan::Plan;
 use millrace_engine::registry::Registry;
 use millrace_engine::remote_write::ExternalLabels;
-use millrace_engine::shard::Shard;
+use millrace_engine::shard::{Origin, Shard};
 use millrace_engine_fuzz::journey::read_request;
 use millrace_engine_fuzz::plans::{PLANS, plan};
 use millrace_engine_fuzz::request::Request;
@@ -60,7 +60,9 @@ fn told(plan: &Arc<Plan>) -> Vec<Vec<u8>> {
     let frames = split.iter().flat_map(|split| &split.frames);
     let record = |(_, frame): &(usize, Vec<u8>)| {
         let mut shard = Shard::new(Arc::clone(plan));
-        shard.apply(frame, NOW_NS).expect("a frame just made");
+        shard
+            .apply(frame, NOW_NS, Origin::default())
+            .expect("a frame just made");
         shard.flush(NOW_NS, true)
     };
     frames.map(record).collect()
