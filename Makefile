@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 ENGINE := $(shell find tenants/engine/src -name '*.rs') tenants/engine/Cargo.toml tenants/engine/Cargo.lock
 FUZZ_SECONDS ?= 60
+SOAK_KILLS ?= 100
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tenants/engine/fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-engine fuzz lint format docs bench clean
+.PHONY: help install run test test-engine soak fuzz lint format docs bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +39,10 @@ run: $(STAMPS)/run ## Run the demo: live traffic in, metrics out
 test: $(STAMPS)/test test-engine ## Run the whole suite
 	.ci/system-packages
 	PATH="$(CURDIR)/$(STAMPS)/bin:$$PATH" $(BIN)/python -m pytest
+
+soak: $(STAMPS)/test ## Kill processes under load for half an hour, with SQLite and with PostgreSQL: SOAK_KILLS (100) each
+	.ci/system-packages
+	MILLRACE_CHAOS_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest -s tests/chaos
 
 test-engine:
 	cd tenants/engine && cargo test --quiet

@@ -247,7 +247,12 @@ class TenantCollector:
                 futures.append(self._submit(entry, self._claiming(key, entry, claimed)))
                 now_ms = epoch + 1
             await self._settled(futures)
-            return claimed
+            # Of ranges that overlap, asked for at once, the last one has it.
+            return {key: mine for key, mine in claimed.items() if self._owns(key, mine.epoch)}
+
+    def _owns(self, key: ShardKey, epoch: int) -> bool:
+        owner = self._state.owners.get(key)
+        return owner is not None and owner.epoch == epoch
 
     def _claiming(self, key: ShardKey, entry: ClaimEntry, claimed: dict[ShardKey, Claimed]) -> Callable[[], None]:
         def claim() -> None:

@@ -85,7 +85,10 @@ async def test_108_without_processors_nothing_is_generated(service: MillraceProc
         assert receiver.requests == []
         assert await service.metric("millrace_spans_received_total", tenant="off") == SPANS
         assert "off" not in (await service.status())["tenants"]
-        assert {path.name.partition("-")[0] for path in (service.folder / "data").iterdir()} == {"millrace.db"}
+        assert {path.name.partition("-")[0] for path in (service.folder / "data").iterdir()} == {
+            "journal.db",
+            "millrace.db",
+        }
 
 
 @case(109)
@@ -126,7 +129,7 @@ async def test_110_every_series_ends_with_one_marker(service: MillraceProcess) -
         await send(service, "ends")
         await collections_pass(service, "clock")
         assert len(receiver.requests) == silent_since
-        for held in ("registry_active_series", "registry_state_bytes", "shard_state_bytes", "shards"):
+        for held in ("registry_active_series", "registry_state_bytes", "shard_entities", "shards"):
             assert await service.metric(f"millrace_{held}", tenant="ends") == 0, held
 
 
