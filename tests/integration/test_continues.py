@@ -24,8 +24,12 @@ from tests.reference import ReferenceModel
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 ENTRY: Final[dict[str, Any]] = {"processors": ["span-metrics", "service-graphs"], "shards": 2}
-PLAN: Final = traces.plan(traces.span_metrics_plan(), traces.service_graphs_plan())
-WAIT_S: Final = 20
+SLACK_S: Final = 240
+PLAN: Final = traces.plan(traces.span_metrics_plan(), traces.service_graphs_plan()) | {
+    "ingestion_time_range_slack_s": float(SLACK_S)
+}
+# Halves wait longer for each other than a start takes, on a busy machine too.
+WAIT_S: Final = 240
 FAILED_START: Final = 2
 
 
@@ -36,7 +40,10 @@ async def lasting(prometheus: Prometheus) -> AsyncIterator[MillraceProcess]:
     config = {
         "listen": {"otlp_grpc": f"127.0.0.1:{grpc}", "otlp_http": f"127.0.0.1:{http}"},
         "remote_write": [{"url": prometheus.url}],
-        "metrics_generator": {"processor": {"service_graphs": {"wait": f"{WAIT_S}s"}}},
+        "metrics_generator": {
+            "metrics_ingestion_time_range_slack": f"{SLACK_S}s",
+            "processor": {"service_graphs": {"wait": f"{WAIT_S}s"}},
+        },
     }
     service = MillraceProcess(config)
     try:
