@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -27,6 +26,7 @@ from tenants.journal.store import JournalStore
 from tenants.journal.url import journal_url
 from tenants.journal.writer import JournalWriter
 from tenants.processing.flush_record import Claimed, FlushRecord, ShardKey
+from tenants.processing.grouped import grouped
 from tenants.processing.profile import ProfileBook, Put
 from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
@@ -233,9 +233,7 @@ class CollectorHost:
 
     async def _find_hosts(self, orphans: Sequence[ShardKey]) -> None:
         """Ask the hosts of these shards to begin them; who does not answer is asked again the next time."""
-        by_host: defaultdict[str, list[ShardKey]] = defaultdict(list)
-        for key in orphans:
-            by_host[self._routes.host_of(key.tenant, key.index)].append(key)
+        by_host = grouped(orphans, lambda key: self._routes.host_of(key.tenant, key.index))
         calls = [self._hosts[name].adopt.remote(keys) for name, keys in by_host.items() if name in self._hosts]
         if calls:
             answers = await asyncio.gather(

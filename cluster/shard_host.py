@@ -1,7 +1,7 @@
 """The shard host: a threaded actor around the shards of many tenants."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from cluster.placement import Routes
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Place, Pulled, ShardKey
 from tenants.processing.frame_group import FrameGroup
+from tenants.processing.grouped import grouped
 from tenants.processing.profile import ProfileBook, Put
 from tenants.processing.shard_set import ShardSet
 from tenants.settings.in_force import OverridesChange
@@ -171,9 +172,8 @@ class ShardHost:
         """Ask the collectors for these ranges; called from the threads of ingestion."""
         if self._routes is None:
             raise NotConfiguredError(self._name)
-        by_collector: defaultdict[str, list[ShardKey]] = defaultdict(list)
-        for key in keys:
-            by_collector[self._routes.collector_of(key.tenant)].append(key)
+        routes = self._routes
+        by_collector = grouped(keys, lambda key: routes.collector_of(key.tenant))
         claims = [self._collectors[name].claim.remote(self._name, asked) for name, asked in by_collector.items()]
         answers: list[dict[ShardKey, Claimed]] = ray_compat.wait_for(claims, _CLAIM_TIMEOUT_S)
         return {key: claimed for answer in answers for key, claimed in answer.items()}

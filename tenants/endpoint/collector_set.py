@@ -5,7 +5,6 @@ What ails one tenant stays with it: the others are merged, collected and measure
 
 import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from tenants.journal.errors import JournalBacklogFull, JournalDamaged
 from tenants.journal.store import JournalStore
 from tenants.journal.writer import JournalWriter
 from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, ShardKey
+from tenants.processing.grouped import grouped
 from tenants.processing.profile import ProfileBook
 from tenants.processing.tenant_state import TenantState
 
@@ -94,12 +94,9 @@ class CollectorSet:
         Raises:
             StoreError: nothing can be journalled any more.
         """
-        by_tenant: defaultdict[TenantId, list[FlushRecord]] = defaultdict(list)
-        for record in records:
-            by_tenant[record.key.tenant].append(record)
         futures: list[asyncio.Future[None]] = []
         fenced: dict[tuple[ShardKey, int], None] = {}
-        for tenant, own in by_tenant.items():
+        for tenant, own in grouped(records, lambda record: record.key.tenant).items():
             collector = self._tenants.get(tenant)
             void = [record for record in own if collector is None or collector.is_fenced(record)]
             fenced |= dict.fromkeys((record.key, record.place.epoch) for record in void)
@@ -114,9 +111,7 @@ class CollectorSet:
 
     async def claim(self, host: str, keys: Iterable[ShardKey]) -> dict[ShardKey, Claimed]:
         """Give ranges to a shard host; those that are missing in the answer cannot be had now."""
-        by_tenant: defaultdict[TenantId, list[ShardKey]] = defaultdict(list)
-        for key in keys:
-            by_tenant[key.tenant].append(key)
+        by_tenant = grouped(keys, lambda key: key.tenant)
         answers = await asyncio.gather(
             *(self._claim(tenant, host, own) for tenant, own in by_tenant.items()), return_exceptions=True
         )
@@ -136,9 +131,7 @@ class CollectorSet:
 
     async def let_go(self, host: str, gone: Iterable[tuple[ShardKey, int]]) -> None:
         """Note that a host does not count for these shards, in these epochs, any more."""
-        by_tenant: defaultdict[TenantId, list[tuple[ShardKey, int]]] = defaultdict(list)
-        for key, epoch in gone:
-            by_tenant[key.tenant].append((key, epoch))
+        by_tenant = grouped(gone, lambda shard: shard[0].tenant)
         collectors = [(self._tenants[tenant], own) for tenant, own in by_tenant.items() if tenant in self._tenants]
         await asyncio.gather(*(collector.let_go(host, own) for collector, own in collectors))
 
@@ -194,7 +187,7 @@ class CollectorSet:
         profile = self.book.get(tenant)
         entry = BeginEntry(profile.plan_text, self._around.clock.now_ms(), secrets.randbits(64))
         # Nobody sees the state before the claim that brought it about is committed, behind this.
-        self._journal.submit(tenant, entry, lambda: None)
+        self._journal.submit(tenant, entry)
         collector = self._collector(tenant, TenantState(tenant, entry))
         collector.start()
         log.info("tenant begins", tenant=str(tenant))

@@ -1,9 +1,6 @@
 """A tenant's state from its journal, and the collections that may not have been delivered."""
 
-from collections import deque
 from dataclasses import dataclass
-
-import structlog
 
 from tenants.endpoint.collection_encoder import CollectionEncoder, Encoded
 from tenants.identity.tenant_id import TenantId
@@ -15,8 +12,6 @@ from tenants.settings.tenant_settings import TenantSettings
 
 MAX_UNDELIVERED = 100
 """Collections that are encoded again. Series are cumulative: of older ones only resolution is lost."""
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +55,18 @@ def recover(store: JournalStore, tenant: TenantId, settings: TenantSettings) -> 
     return Recovered(state, tuple(undelivered))
 
 
-def _replay(state: TenantState, entries: list[Entry], settings: TenantSettings) -> deque[Encoded]:
+def _replay(state: TenantState, entries: list[Entry], settings: TenantSettings) -> list[Encoded]:
     collections = [entry for entry in entries if isinstance(entry, CollectEntry)]
     delivered_ms = max((entry.delivered_ms for entry in collections), default=state.delivered_ms)
     first_ms = min((entry.timestamp_ms for entry in collections[-MAX_UNDELIVERED:]), default=0)
+    encoded_from_ms = max(first_ms, delivered_ms + 1)
     encoder = CollectionEncoder()
-    undelivered: deque[Encoded] = deque()
+    undelivered: list[Encoded] = []
     for entry in entries:
-        is_collection = isinstance(entry, CollectEntry) and not entry.is_silent
-        if is_collection and isinstance(entry, CollectEntry) and entry.timestamp_ms >= max(first_ms, delivered_ms + 1):
-            state.begin_collection(entry)
-            undelivered.append(encoder.encode(state.registry, settings, entry.timestamp_ms))
-        else:
-            state.replay(entry)
+        match entry:
+            case CollectEntry(timestamp_ms, is_silent=False) if timestamp_ms >= encoded_from_ms:
+                state.begin_collection(entry)
+                undelivered.append(encoder.encode(state.registry, settings, timestamp_ms))
+            case _:
+                state.replay(entry)
     return undelivered

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -126,8 +127,8 @@ class TenantCollector:
         # What the registry goes on with after the next collection, which does not wait for its time: what was counted
         # under the former plan is sent before any of its series ends.
         self._next: TenantProfile | None = profile if profile.plan_text != state.plan_text else None
-        # Entries that are not known to be in force.
-        self._submitted: list[asyncio.Future[None]] = []
+        # Of the newest entry. Entries come into force in the order in which they were submitted.
+        self._submitted: asyncio.Future[None] | None = None
         # Ranges that were taken from a host: it has to hear that its last records are journalled.
         self._former: dict[tuple[str, ShardKey], Place] = {}
         # Held while a thread works on the state, and while several changes have to follow one another: records that
@@ -197,29 +198,25 @@ class TenantCollector:
                 self._give_up(record)
                 continue
             entry = RecordEntry(key.index, key.count, epoch, sequence, now_ns, durable)
-            futures.append(self._submit(entry, self._merging(entry, record)))
+            futures.append(self._submit(entry, partial(self._merge, entry, record)))
         return futures
 
     def _give_up(self, record: FlushRecord) -> None:
         """Take the range from a shard whose record cannot be read: gateways send again what was in it."""
         log.exception("flush record cannot be read", shard=str(record.key))
         entry = ReleaseEntry(record.key.index, record.key.count, record.place.epoch)
-        self._submit(entry, self._releasing(entry))
+        self._submit(entry, partial(self._state.release, entry))
 
-    def _submit(self, entry: Entry, then: Callable[[], None]) -> asyncio.Future[None]:
-        future = self._journal.submit(self.tenant, entry, then)
-        self._submitted = [*(each for each in self._submitted if not each.done()), future]
-        return future
+    def _submit(self, entry: Entry, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
+        self._submitted = self._journal.submit(self.tenant, entry, then)
+        return self._submitted
 
-    def _merging(self, entry: RecordEntry, record: FlushRecord) -> Callable[[], None]:
-        def merge() -> None:
-            try:
-                self._records += self._state.take(entry, record.data)
-            except _engine.MalformedFrame:
-                # Its shard has lost the range: gateways send the frames again.
-                log.exception("flush record cannot be read", shard=str(record.key))
-
-        return merge
+    def _merge(self, entry: RecordEntry, record: FlushRecord) -> None:
+        try:
+            self._records += self._state.take(entry, record.data)
+        except _engine.MalformedFrame:
+            # Its shard has lost the range: gateways send the frames again.
+            log.exception("flush record cannot be read", shard=str(record.key))
 
     async def claim(self, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
         """Give ranges to a shard host, with what their former owners left; answers when that is journalled.
@@ -244,7 +241,7 @@ class TenantCollector:
             for key in keys:
                 epoch = self._state.next_epoch(now_ms)
                 entry = ClaimEntry(key.index, key.count, host, epoch, now_ms * 1_000_000)
-                futures.append(self._submit(entry, self._claiming(key, entry, claimed)))
+                futures.append(self._submit(entry, partial(self._give, key, entry, claimed)))
                 now_ms = epoch + 1
             await self._settled(futures)
             # Of ranges that overlap, asked for at once, the last one has it.
@@ -254,11 +251,8 @@ class TenantCollector:
         owner = self._state.owners.get(key)
         return owner is not None and owner.epoch == epoch
 
-    def _claiming(self, key: ShardKey, entry: ClaimEntry, claimed: dict[ShardKey, Claimed]) -> Callable[[], None]:
-        def claim() -> None:
-            claimed[key] = self._state.claim(entry)
-
-        return claim
+    def _give(self, key: ShardKey, entry: ClaimEntry, claimed: dict[ShardKey, Claimed]) -> None:
+        claimed[key] = self._state.claim(entry)
 
     async def let_go(self, host: str, gone: Iterable[tuple[ShardKey, int]]) -> None:
         """Note that a host does not count for these shards, in these epochs, any more."""
@@ -270,11 +264,8 @@ class TenantCollector:
                 owner = self._state.owners.get(key)
                 if owner is not None and owner.epoch == epoch:
                     entry = ReleaseEntry(key.index, key.count, epoch)
-                    futures.append(self._submit(entry, self._releasing(entry)))
+                    futures.append(self._submit(entry, partial(self._state.release, entry)))
             await self._settled(futures)
-
-    def _releasing(self, entry: ReleaseEntry) -> Callable[[], None]:
-        return lambda: self._state.release(entry)
 
     async def _settled(self, futures: Sequence[asyncio.Future[None]]) -> None:
         # Shielded: who gives up waiting must not take an entry out of the journal's order.
@@ -318,7 +309,7 @@ class TenantCollector:
             entry = CollectEntry(timestamp_ms, self._delivered_ms(), settings.disable_collection)
             try:
                 # Before a sample leaves: whoever comes after this process must not be behind what was sent.
-                await self._settled([self._submit(entry, lambda: self._state.begin_collection(entry))])
+                await self._settled([self._submit(entry, partial(self._state.begin_collection, entry))])
                 encoded = await asyncio.to_thread(self._encode, settings, timestamp_ms)
                 await self._switch()
             except Exception:
@@ -334,7 +325,7 @@ class TenantCollector:
         profile, self._next = self._next, None
         if profile is not None:
             entry = PlanEntry(profile.plan_text)
-            await self._settled([self._submit(entry, lambda: None)])
+            await self._settled([self._submit(entry)])
             await asyncio.to_thread(self._state.set_plan, entry, profile.plan)
 
     async def checkpoint_if_due(self) -> None:
@@ -349,7 +340,8 @@ class TenantCollector:
             return
         async with self._lock:
             # What was submitted before is in force only when it is committed.
-            await self._settled(self._submitted)
+            if self._submitted is not None:
+                await self._settled([self._submitted])
             state = await asyncio.to_thread(self._state.checkpoint)
             await self._journal.checkpoint(self.tenant, lambda: state)
 
