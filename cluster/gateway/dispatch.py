@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane, SentFrame
+from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
-from cluster.gateway.retention import Retained
+from cluster.gateway.retention import SentFrame
 from cluster.gateway.tenant_tally import TenantTally
 from cluster.measurements import Measurements
 from cluster.placement import Routes
@@ -167,7 +167,8 @@ class Dispatcher:
                 split = _engine.split(*arguments, skip_generation=skip_generation)
         except _engine.MalformedRequest as error:
             return Refused(RefusalReason.MALFORMED, str(error))
-        fingerprint = _engine.fingerprint(body)
+        # Most tenants that have no processor send all the same.
+        fingerprint = _engine.fingerprint(body) if split.frames else b""
         sent = [
             self._send(ShardKey(tenant, index, count), (index, count), fingerprint, frame)
             for index, frame in split.frames
@@ -189,16 +190,16 @@ class Dispatcher:
     def _send(self, key: ShardKey, made_for: tuple[int, int], fingerprint: bytes, frame: bytes) -> SentFrame:
         return self._lanes[self._routes.host_of(key.tenant, key.index)].add(key, made_for, fingerprint, frame)
 
-    async def _replay(self, retained: Retained) -> bool:
+    async def _replay(self, lost: SentFrame) -> bool:
         """Send a lost frame to whoever has its range now; each takes the rows of its own range."""
-        tenant = retained.key.tenant
-        made_for = ShardKey(tenant, *retained.made_for)
+        tenant = lost.key.tenant
+        made_for = ShardKey(tenant, *lost.made_for)
         count = self.book.get(tenant).settings.shards
         keys = [key for index in range(count) if (key := ShardKey(tenant, index, count)).overlaps(made_for)]
-        sent = [self._send(key, retained.made_for, retained.fingerprint, retained.frame) for key in keys]
+        sent = [self._send(key, lost.made_for, lost.fingerprint, lost.frame) for key in keys]
         is_counted = all(await asyncio.gather(*(frame.is_counted for frame in sent)))
         if is_counted:
-            _when_durable(sent, retained.is_durable)
+            _when_durable(sent, lost.is_durable)
         return is_counted
 
     @property
@@ -232,16 +233,12 @@ async def _are_durable(sent: Sequence[SentFrame]) -> bool:
 
 def _when_durable(sent: Sequence[SentFrame], is_durable: asyncio.Future[None]) -> None:
     """Set ``is_durable`` when all of these are."""
-    waiting = len(sent)
 
-    def settle(_: asyncio.Future[None]) -> None:
-        nonlocal waiting
-        waiting -= 1
-        if not waiting and not is_durable.done():
+    def settle(_: object) -> None:
+        if not is_durable.done():
             is_durable.set_result(None)
 
-    for frame in sent:
-        frame.is_durable.add_done_callback(settle)
+    asyncio.gather(*(frame.is_durable for frame in sent)).add_done_callback(settle)
 
 
 async def _spans(body: bytes) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cluster.gateway.retention import Retained, Retention
+from cluster.gateway.retention import Retention, SentFrame
 from tenants.processing.flush_record import Place, ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
 
@@ -43,24 +43,7 @@ class GroupBounds:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SentFrame:
-    """A frame on its way. Cancelling a future stops nothing.
-
-    Attributes:
-        is_counted: whether the host has counted it.
-        is_durable: done when it is journalled; never, if it was not counted.
-    """
-
-    key: ShardKey
-    made_for: tuple[int, int]
-    fingerprint: bytes
-    frame: bytes
-    is_counted: asyncio.Future[bool]
-    is_durable: asyncio.Future[None]
-
-
-Replay = Callable[[Retained], Awaitable[bool]]
+Replay = Callable[[SentFrame], Awaitable[bool]]
 """Send a lost frame again, wherever its range is now; whether it was counted there."""
 
 
@@ -121,12 +104,6 @@ class HostLane:
             self._close_group()
         return sent
 
-    def close(self) -> None:
-        """Ask the host no more."""
-        for task in (*self._tasks, self._settling):
-            if task is not None:
-                task.cancel()
-
     def _close_group(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -166,7 +143,8 @@ class HostLane:
         return places
 
     def _keep(self, sent: SentFrame, place: Place) -> None:
-        self.retention.keep(Retained(sent.key, sent.made_for, sent.fingerprint, sent.frame, place, sent.is_durable))
+        sent.place = place
+        self.retention.keep(sent)
         if self._settling is None:
             self._settling = asyncio.get_running_loop().create_task(self._settle_all())
 
@@ -190,13 +168,13 @@ class HostLane:
         if not lost:
             return
         log.warning("shard host lost frames that it had counted, they are sent again", host=self.name, frames=len(lost))
-        outcomes = await asyncio.gather(*(self._replay(retained) for retained in lost), return_exceptions=True)
-        for retained, outcome in zip(lost, outcomes, strict=True):
+        outcomes = await asyncio.gather(*(self._replay(sent) for sent in lost), return_exceptions=True)
+        for sent, outcome in zip(lost, outcomes, strict=True):
             if outcome is True:
                 self.replayed += 1
-                self.retention.drop(retained)
+                self.retention.drop(sent)
             else:
-                self.retention.put_back(retained)
+                self.retention.put_back(sent)
 
     def _on_failed(self, problem: str) -> None:
         self.failures += 1

@@ -14,24 +14,26 @@ NOWHERE = Place(0, 0)
 
 
 @dataclass(slots=True, eq=False)
-class Retained:
-    """One frame.
+class SentFrame:
+    """A frame on its way, or counted. Cancelling a future stops nothing.
 
     Attributes:
-        key: the shard that counted it.
+        key: the shard that is to count it.
         made_for: index and count of the range that the request was split for.
         fingerprint: of the request.
         frame: its bytes.
-        place: the flush record that holds it, or will.
-        is_durable: set when that record is journalled.
+        is_counted: whether the host has counted it.
+        is_durable: done when it is journalled; never, if it was not counted.
+        place: the flush record that holds it, or will, once it is counted.
     """
 
     key: ShardKey
     made_for: tuple[int, int]
     fingerprint: bytes
     frame: bytes = field(repr=False)
-    place: Place
+    is_counted: asyncio.Future[bool] = field(repr=False)
     is_durable: asyncio.Future[None] = field(repr=False)
+    place: Place = NOWHERE
 
 
 class Retention:
@@ -43,7 +45,7 @@ class Retention:
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self._frames: dict[ShardKey, list[Retained]] = {}
+        self._frames: dict[ShardKey, list[SentFrame]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._frames)
@@ -56,12 +58,12 @@ class Retention:
         """The shards that hold frames."""
         return tuple(self._frames)
 
-    def keep(self, retained: Retained) -> None:
+    def keep(self, sent: SentFrame) -> None:
         """Keep a frame until it is settled."""
-        self._frames.setdefault(retained.key, []).append(retained)
-        self.size_bytes += len(retained.frame)
+        self._frames.setdefault(sent.key, []).append(sent)
+        self.size_bytes += len(sent.frame)
 
-    def settle(self, durable: Mapping[ShardKey, Place], asked: tuple[ShardKey, ...]) -> list[Retained]:
+    def settle(self, durable: Mapping[ShardKey, Place], asked: tuple[ShardKey, ...]) -> list[SentFrame]:
         """Drop what is journalled, and take out what is lost.
 
         Args:
@@ -72,29 +74,29 @@ class Retention:
             The frames that the host does not have any more, in the order in which they came. They weigh on
             ``size_bytes`` until :meth:`drop` or, if they could not be sent again, :meth:`put_back`.
         """
-        lost: list[Retained] = []
+        lost: list[SentFrame] = []
         for key in asked:
             place, kept = durable.get(key), []
-            for retained in self._frames.get(key, ()):
-                if place is None or retained.place.epoch < place.epoch:
-                    lost.append(retained)
-                elif retained.place <= place:
-                    self.drop(retained)
-                    if not retained.is_durable.done():
-                        retained.is_durable.set_result(None)
+            for sent in self._frames.get(key, ()):
+                if place is None or sent.place.epoch < place.epoch:
+                    lost.append(sent)
+                elif sent.place <= place:
+                    self.drop(sent)
+                    if not sent.is_durable.done():
+                        sent.is_durable.set_result(None)
                 else:
-                    kept.append(retained)
+                    kept.append(sent)
             if kept:
                 self._frames[key] = kept
             else:
                 self._frames.pop(key, None)
         return lost
 
-    def drop(self, retained: Retained) -> None:
+    def drop(self, sent: SentFrame) -> None:
         """Forget a frame that was taken out."""
-        self.size_bytes -= len(retained.frame)
+        self.size_bytes -= len(sent.frame)
 
-    def put_back(self, retained: Retained) -> None:
+    def put_back(self, sent: SentFrame) -> None:
         """Keep a frame that was taken out: it is lost still, and will be taken out again."""
-        retained.place = NOWHERE
-        self._frames.setdefault(retained.key, []).append(retained)
+        sent.place = NOWHERE
+        self._frames.setdefault(sent.key, []).append(sent)

@@ -199,7 +199,9 @@ class _Pulled:
 
 def close(gateway: Dispatcher) -> None:
     for lane in gateway._lanes.values():
-        lane.close()
+        for task in (*lane._tasks, lane._settling):
+            if task is not None:
+                task.cancel()
 
 
 _ids = itertools.count(1)

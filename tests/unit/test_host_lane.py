@@ -2,8 +2,8 @@ import asyncio
 
 import structlog
 
-from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane, SentFrame
-from cluster.gateway.retention import Retained
+from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane
+from cluster.gateway.retention import SentFrame
 from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
@@ -22,7 +22,7 @@ class Lane(HostLane):
     def __init__(
         self, host: FrameTaker, bounds: GroupBounds = ALONE, *, poll_s: float = NEVER_S, call_timeout_s: float = 5.0
     ) -> None:
-        self.lost: list[Retained] = []
+        self.lost: list[SentFrame] = []
         self.takes_lost = True
         calls = HostCalls(host.take, host.durable)
         super().__init__("h", calls, bounds, self.send_again, poll_s, call_timeout_s=call_timeout_s)
@@ -33,8 +33,8 @@ class Lane(HostLane):
     async def count(self, *frames: bytes) -> list[bool]:
         return await asyncio.gather(*(self.put(frame).is_counted for frame in frames))
 
-    async def send_again(self, retained: Retained) -> bool:
-        self.lost.append(retained)
+    async def send_again(self, lost: SentFrame) -> bool:
+        self.lost.append(lost)
         return self.takes_lost
 
 
@@ -174,7 +174,7 @@ async def test_frames_that_the_host_lost_are_sent_again_until_somebody_takes_the
         lane.takes_lost = True
         await until(lambda: not lane.retention)
     assert (lane.retention.size_bytes, lane.replayed) == (0, 2)
-    assert {retained.frame for retained in lane.lost} == {b"a", b"b"}
+    assert {lost.frame for lost in lane.lost} == {b"a", b"b"}
 
 
 async def test_host_that_does_not_answer_keeps_the_frames_where_they_are() -> None:

@@ -1,18 +1,21 @@
 import asyncio
 
-from cluster.gateway.retention import NOWHERE, Retained, Retention
+from cluster.gateway.retention import NOWHERE, Retention, SentFrame
 from tenants.processing.flush_record import Place, ShardKey
 from tests.unit.tenant_work import ACME
 
 ONE, TWO = ShardKey(ACME, 0, 2), ShardKey(ACME, 1, 2)
 
 
-def kept(*places: Place, key: ShardKey = ONE) -> list[Retained]:
+def kept(*places: Place, key: ShardKey = ONE) -> list[SentFrame]:
     loop = asyncio.get_running_loop()
-    return [Retained(key, (key.index, key.count), b"f", b"frame", place, loop.create_future()) for place in places]
+    return [
+        SentFrame(key, (key.index, key.count), b"f", b"frame", loop.create_future(), loop.create_future(), place)
+        for place in places
+    ]
 
 
-def retention(frames: list[Retained]) -> Retention:
+def retention(frames: list[SentFrame]) -> Retention:
     made = Retention()
     for frame in frames:
         made.keep(frame)
