@@ -8,14 +8,14 @@ use std::borrow::Cow;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::duration_sum::FRACTION_BITS;
 use crate::error::FrameError;
+use crate::sealed_bytes::{open_sealed, seal};
 
 /// To be raised with every change of what is kept, or of its order: postcard writes neither names nor types.
 const VERSION: u8 = 1;
-const CHECKSUM: usize = 8;
+const WHAT: &str = "checkpoint";
 /// Integers up to here are exact in a double, and written as varints.
 const EXACT: u64 = 1 << 53;
 /// Counters beyond are those of damaged bytes; below, they can grow for ever.
@@ -28,23 +28,12 @@ const MAX_COUNT: u64 = 1 << 56;
     reason = "only a sequence of unknown length could fail; bytes without the state would be worse than a panic"
 )]
 pub fn sealed(state: &impl Serialize) -> Vec<u8> {
-    let mut bytes = postcard::to_extend(state, vec![VERSION]).expect("every length is known");
-    let checksum = xxh3_64(&bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
+    seal(postcard::to_extend(state, vec![VERSION]).expect("every length is known"))
 }
 
 /// Read a state.
 pub fn opened<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
-    let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(refuse("too short"))?;
-    if xxh3_64(content) != u64::from_le_bytes(*checksum) {
-        return Err(refuse("checksum differs"));
-    }
-    let (version, content) = content.split_first().ok_or(refuse("too short"))?;
-    if *version != VERSION {
-        return Err(refuse("made by another version of the engine"));
-    }
-    match postcard::take_from_bytes(content) {
+    match postcard::take_from_bytes(open_sealed(bytes, VERSION, WHAT)?.rest()) {
         Ok((state, [])) => Ok(state),
         Ok(_) => Err(refuse("its parts fall short of its length")),
         Err(_) => Err(refuse("a part is out of range")),
@@ -53,10 +42,7 @@ pub fn opened<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> 
 
 /// What is said of bytes that are no checkpoint.
 pub fn refuse(fault: &'static str) -> FrameError {
-    FrameError {
-        what: "checkpoint",
-        fault,
-    }
+    FrameError { what: WHAT, fault }
 }
 
 /// Counters that can grow for ever.
@@ -217,6 +203,9 @@ pub fn check_each(numbers: &[u32], waits: &mut [bool]) -> Result<(), FrameError>
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    const CHECKSUM: usize = 8;
     use proptest::prelude::*;
     use serde::de::DeserializeOwned;
 

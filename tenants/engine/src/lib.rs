@@ -68,6 +68,7 @@ pub mod remote_write_histogram;
 pub mod resource;
 pub mod resource_cache;
 pub mod rewriter;
+pub mod sealed_bytes;
 pub mod series_group;
 pub mod series_write;
 pub mod service_graph;

@@ -11,7 +11,8 @@ use crate::hash_range::{HashRange, HashRanges};
 use crate::kept_edges::{KeptEdge, KeptEdges};
 use crate::markers::Side;
 use crate::record_envelope::Envelope;
-use crate::shard_state::{StateChanges, StateWriter, open_sealed, put_ranges, read_ranges, seal, seal_state};
+use crate::sealed_bytes::{open_sealed, seal};
+use crate::shard_state::{StateChanges, StateWriter, put_ranges, read_ranges, seal_state};
 use crate::wire::put_varint;
 
 const VERSION: u8 = 1;

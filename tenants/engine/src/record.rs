@@ -11,7 +11,7 @@ use crate::exemplar::{Exemplar, ExemplarRank};
 use crate::group::{NativePart, Shape};
 use crate::native_buckets::NativeBuckets;
 use crate::native_schema::Schema;
-use crate::record_envelope::{Envelope, HEADER, seal};
+use crate::record_envelope::{Envelope, HEADER, refuse, seal};
 use crate::wire::put_varint;
 
 const SUM_FRACTION_BITS: u32 = crate::duration_sum::FRACTION_BITS;
@@ -501,11 +501,4 @@ fn zigzag(value: i16) -> u32 {
 
 fn unzigzag(value: u32) -> i32 {
     (value >> 1) as i32 ^ -((value & 1) as i32)
-}
-
-fn refuse(fault: &'static str) -> FrameError {
-    FrameError {
-        what: "record",
-        fault,
-    }
 }

@@ -104,7 +104,8 @@ fn split_checksum(bytes: &[u8]) -> Result<(&[u8], u64), FrameError> {
     Ok((content, u64::from_le_bytes(*checksum)))
 }
 
-fn refuse(fault: &'static str) -> FrameError {
+/// What is said of bytes that are no record.
+pub fn refuse(fault: &'static str) -> FrameError {
     FrameError {
         what: "record",
         fault,

@@ -16,6 +16,7 @@ use crate::native_histogram::{NativeHistogram, NativeParameters};
 use crate::native_schema::Schema;
 use crate::rebucket::{rebucket, rebucketings, slot_map};
 use crate::record::{Delta, RecordReader};
+use crate::record_envelope::refuse;
 use crate::rewriter::Rewriter;
 use crate::sketch::{Sketch, Window};
 
@@ -752,13 +753,6 @@ fn labels_of(entities: &[Option<Entity>], number: u32) -> &[u8] {
     match entities.get(number as usize) {
         Some(Some(entity)) => &entity.labels,
         _ => &[],
-    }
-}
-
-fn refuse(fault: &'static str) -> FrameError {
-    FrameError {
-        what: "record",
-        fault,
     }
 }
 

@@ -4,8 +4,6 @@
 //! applied to the shard's whole range, halves of edges with the names of their slots, slots of the edge store that
 //! closed, slots that are open with their edges, markers. Empty bytes: nothing changed.
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::byte_reader::ByteReader;
 use crate::edge_store::Edge;
 use crate::error::FrameError;
@@ -17,6 +15,7 @@ use crate::intern::Dictionary;
 use crate::markers::Side;
 use crate::multiplier::MAX_MULTIPLIER;
 use crate::record::put_ascending;
+use crate::sealed_bytes::{open_sealed, seal};
 use crate::wire::put_varint;
 
 const VERSION: u8 = 1;
@@ -474,13 +473,6 @@ pub fn seal_state(index: u32, count: u32, state: &[u8]) -> Vec<u8> {
     seal(out)
 }
 
-/// Put a checksum behind bytes that begin with a version, as [`open_sealed`] wants them.
-pub fn seal(mut content: Vec<u8>) -> Vec<u8> {
-    let checksum = xxh3_64(&content);
-    content.extend_from_slice(&checksum.to_le_bytes());
-    content
-}
-
 /// Read the state of shard `index` of `count`, as [`seal_state`] sealed it; no bytes at all: nothing is known.
 pub fn open_state(sealed: &[u8], index: u32, count: u32) -> Result<StateChanges<'_>, FrameError> {
     const WHAT: &str = "state";
@@ -496,24 +488,6 @@ pub fn open_state(sealed: &[u8], index: u32, count: u32) -> Result<StateChanges<
         return Err(reader.refuse("slots do not follow each other"));
     }
     Ok(state)
-}
-
-/// Check version and checksum of bytes that begin with the one and end with the other.
-pub fn open_sealed<'a>(
-    sealed: &'a [u8],
-    version: u8,
-    what: &'static str,
-) -> Result<ByteReader<'a>, FrameError> {
-    let refuse = |fault| FrameError { what, fault };
-    let (content, checksum) = sealed.split_last_chunk().ok_or(refuse("too short"))?;
-    if xxh3_64(content) != u64::from_le_bytes(*checksum) {
-        return Err(refuse("checksum differs"));
-    }
-    let mut reader = ByteReader::new(content, what);
-    if reader.byte()? != version {
-        return Err(refuse("made by another version of the engine"));
-    }
-    Ok(reader)
 }
 
 #[cfg(test)]
