@@ -34,11 +34,25 @@ class MalformedFrame(EngineError):
 class InvalidPlan(EngineError):
     """The processing settings cannot be compiled; the message starts with the path of the setting."""
 
-def count_spans(body: Buffer) -> int:
-    """Return how many spans an export request has, without a look inside them; 0 if it is malformed.
+@final
+class RefusedSpans:
+    """Counts the spans of requests that are refused unread, by service, for the ledger."""
 
-    For requests that are refused unread: as fast as memory is walked, span by span.
-    """
+    def __new__(cls) -> RefusedSpans: ...
+    def add(self, body: Buffer, reason: str) -> int:
+        """Return how many spans an export request has, and count them; if it is damaged, those before the damage.
+
+        As fast as memory is walked, span by span; nothing inside them is looked at.
+
+        Args:
+            body: the request.
+            reason: ``rate_limited``, ``too_large``, ``malformed`` or ``blocked``.
+
+        Raises:
+            ValueError: another reason.
+        """
+    def take(self) -> bytes | None:
+        """Return the frame that tells a shard of them, and begin anew; None if there are none."""
 
 def check_regex(pattern: str) -> None:
     """Check the regular expression of a filter policy: RE2 syntax, bounded in length and in what it compiles to.
@@ -144,7 +158,8 @@ class Shard:
         plan: the settings.
         index: which of the ranges.
         count: into how many equal ranges the hash of trace ids is cut.
-        deduplication_window_ns: how long a request is known at least; a second more at most.
+        deduplication_window_ns: how long a request is known at least; where others come steadily, hardly longer. Of the
+            time between two requests no more counts than a tenth of it.
         state: what :meth:`Mirror.claim` gave for the range; nothing: it has no former owner.
 
     Raises:
@@ -188,21 +203,23 @@ class Shard:
             made_for: index and count of the range that the request was split for; None: the shard's own.
 
         Returns:
-            Whether there was anything left to count.
+            Whether there is something to flush: what was left to count, or that the rest came again.
 
         Raises:
             MalformedFrame: nothing was counted, and nothing is remembered.
             ValueError: a fingerprint that has not 16 bytes, or no such range.
         """
+    def hold_fingerprints(self, from_ns: int, until_ns: int) -> None:
+        """Let the time between these not count for how long requests are known."""
     def flush(self, now_ns: int, *, close_edges: bool = False) -> bytes:
-        """Expire half edges, then return everything counted since the last flush (empty if nothing).
+        """Expire half edges and requests, then return everything counted since the last flush (empty if nothing).
 
         The record also tells what a successor needs to go on: half edges that were opened, changed or closed, sides of
         edges that a filter keeps out, requests that were applied. Records of a shard must reach registry and mirror in
         order, each once.
 
         Args:
-            now_ns: the time against which half edges expire.
+            now_ns: the time against which they expire.
             close_edges: expire every half edge, however young: the shard is being drained for good.
         """
     def redefine(self) -> bytes:
@@ -264,7 +281,7 @@ class Mirror:
 
 @final
 class WriteBatch:
-    """One Remote-Write 1.0 message, compressed (snappy block format), ready to POST."""
+    """One Remote-Write message, compressed (snappy block format), ready to POST."""
 
     @property
     def body(self) -> bytes: ...
@@ -278,6 +295,42 @@ class WriteBatch:
         """Samples of native histograms, empty ones and staleness markers included."""
     @property
     def exemplars(self) -> int: ...
+    @property
+    def ahead(self) -> int:
+        """Of the samples, those with a later one of their series behind them; 0 of a batch that was read back."""
+    @property
+    def lane(self) -> int:
+        """Which part of the series it is of."""
+    @property
+    def lanes(self) -> int:
+        """How many parts there are."""
+
+def as_remote_write_1(body: Buffer) -> WriteBatch:
+    """Say a 2.0 batch in 1.0: the same but for start timestamps, which cannot be said there.
+
+    Raises:
+        MalformedFrame: not the body of a 2.0 batch that this engine encoded.
+    """
+
+def split_batch(body: Buffer, message: str) -> list[WriteBatch]:
+    """Halve a batch by its series, to be sent in the order returned; one of a single series stays whole.
+
+    Raises:
+        MalformedFrame: not the body of a batch that this engine encoded as this message.
+        ValueError: there is no such message.
+    """
+
+def batch_steps(body: Buffer, message: str) -> tuple[list[WriteBatch], WriteBatch | None, WriteBatch | None]:
+    """Divide a batch into the steps that it has to be sent in, each with one sample of a series at most.
+
+    Returns:
+        What precedes the last samples, such as zeros, oldest first; the series that have no more than one sample; the
+        last samples of the others.
+
+    Raises:
+        MalformedFrame: not the body of a batch that this engine encoded as this message.
+        ValueError: there is no such message.
+    """
 
 @final
 class Relabel:
@@ -324,6 +377,7 @@ class Registry:
         now_ms: int,
         external_labels: list[tuple[str, str]],
         max_samples: int,
+        message: str = "prometheus.WriteRequest",
         *,
         counter_exemplars: bool = False,
     ) -> list[WriteBatch]:
@@ -331,23 +385,35 @@ class Registry:
 
         A new counter or histogram series gets a zero sample just after the previous collection; a series
         not updated for the stale duration gets a staleness marker and ends, and so does one that the settings no longer
-        produce, after a last sample. Exemplars are sent once; with ``counter_exemplars`` also on counters.
+        produce, after a last sample. Exemplars are sent once.
+
+        Args:
+            now_ms: timestamp of every sample.
+            external_labels: set on every series.
+            max_samples: most samples of a batch, unless a single label set has more.
+            message: ``prometheus.WriteRequest``, whose last batch tells type, help and unit of the metrics, or
+                ``io.prometheus.write.v2.Request``, where every series does, and says since when it counts: the time of
+                its zero sample, which is sent all the same, as most receivers ignore the other.
+            counter_exemplars: counters carry exemplars too; with 2.0 they always do.
         """
     def collect_each(
         self,
         now_ms: int,
         external_labels: list[tuple[str, str]],
         max_samples: int,
-        rules: list[Relabel | None],
+        outputs: list[tuple[Relabel | None, str]],
         *,
         counter_exemplars: bool = False,
+        lanes: int = 1,
     ) -> list[tuple[list[WriteBatch], dict[str, int]]]:
-        """Collect once for several endpoints: for each of the rules the batches, and the series left out by reason.
+        """Collect once for several endpoints: for each output the batches, and the series left out by reason.
 
-        None among the rules: series as they are. Staleness markers are relabelled like samples. Reasons: ``collision``
+        An output is the rules for it, None for series as they are, and the message that it takes (see :meth:`collect`).
+        Staleness markers are relabelled like samples. Reasons: ``collision``
         (another series has become the same label set: the first by its former labels is sent, and one that goes on
         rather than one that ends), ``without_name`` and ``too_large`` (256 KiB, 1024 labels). What rules drop is not
-        left out in this sense.
+        left out in this sense. With ``lanes`` label sets are divided into so many parts, each with batches of its own:
+        a label set is in the same part in every collection and every process. Where rules change labels there is one.
         """
     def collect_silently(self, now_ms: int) -> None:
         """Do what a collection does to the registry and encode nothing: to come to the state that one led to."""
@@ -369,7 +435,13 @@ class Registry:
         """
     def sweep(self, now_ms: int) -> None:
         """End what is stale and encode nothing: what a collection does while collection is disabled."""
-    def end_all(self, now_ms: int, external_labels: list[tuple[str, str]], max_samples: int) -> list[WriteBatch]:
+    def end_all(
+        self,
+        now_ms: int,
+        external_labels: list[tuple[str, str]],
+        max_samples: int,
+        message: str = "prometheus.WriteRequest",
+    ) -> list[WriteBatch]:
         """Encode a staleness marker for every series that was ever sent, and forget them all."""
     def stats(self) -> dict[str, int]:
         """Return the tenant's figures.
@@ -385,8 +457,40 @@ class Registry:
         ``invalid_utf8_edges``: service graphs. ``native_resets``: native histograms that began anew to regain their
         resolution. ``state_bytes``: memory.
         """
+    def ledger(self) -> list[tuple[str, str, str, int]]:
+        """Return what became of the spans: service, stage, outcome and spans; what is zero is left out.
+
+        Every span is ``received`` at stage ``gateway``. Those without another outcome there are, at ``span_metrics``
+        and at ``service_graphs``, each of one outcome; but ``over_limit`` are some of the ``generated``, and
+        ``offered`` are all that are ``generated``, ``repeated``, ``edge_buffer_full``, ``other_side_filtered``,
+        ``unpaired``, ``invalid_utf8`` or ``turned_off`` by now, and those that wait. Services beyond the first 1024 are
+        together: ``__other__``.
+        """
+    def ledger_totals(self) -> dict[tuple[str, str], int]:
+        """Return the sums of :meth:`ledger` over all services, by stage and outcome."""
     def label_stats(self) -> dict[str, tuple[int, int]]:
         """Return values replaced and values estimated, by label name, of the limit of values per label."""
+    def summary(
+        self, processor: str, by: list[str], most: int
+    ) -> tuple[list[tuple[list[str], list[float], list[tuple[float, list[float]]]]], int, list[list[float]]]:
+        """Add up the label sets that have the same values of some labels; for a person who looks.
+
+        Args:
+            processor: ``span_metrics`` (counters: spans, bytes; histogram: latency) or ``service_graphs`` (counters:
+                requests, failed, connected; histograms: server, client, messaging).
+            by: names of labels.
+            most: rows to return, those that count most.
+
+        Returns:
+            Of each row the values (empty where there is no such label), the counters, and of each histogram the sum in
+            seconds and the observations in each classic bucket, +Inf last; how many more rows there are; the bounds of
+            each histogram in seconds.
+
+        Raises:
+            ValueError: another processor.
+        """
+    def cardinality(self, most: int) -> tuple[list[tuple[str, int]], list[tuple[str, int, int]]]:
+        """Return series by metric; distinct values and label sets by label; at most so many, the greatest first."""
     def drain_tokens_per_line(self) -> tuple[list[tuple[float, int]], float]:
         """Return the histogram of tokens per span name: (upper bound, cumulative count) up to infinity, and the sum."""
 

@@ -30,7 +30,9 @@ class FrameGroup:
     Attributes:
         heads: in the order of ``payload``.
         payload: the frames, one after the other.
+        traceparent: of the trace of Millrace itself that a request in it is in; empty: of none.
     """
 
     heads: tuple[FrameHead, ...]
     payload: bytes
+    traceparent: str = ""

@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 
 import structlog
 
@@ -16,7 +15,8 @@ from tenants import _engine
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.long_lived import keep_what_is_there
 from tenants.processing.plan import plan_json
-from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
+from tenants.settings.in_force import OverridesChange, Put, judged
+from tenants.settings.packed_overrides import PackedOverrides
 from tenants.settings.service_config import ServiceConfig
 from tenants.settings.tenant_settings import TenantSettings, resolve
 
@@ -49,19 +49,6 @@ class _Refusal:
     fault: str
 
 
-class Put(Enum):
-    """What became of a change."""
-
-    NEW = auto()
-    """It is in force."""
-
-    OLD = auto()
-    """It, or a later one, already was."""
-
-    LACKS_BASE = auto()
-    """The version that it changes is not here: the whole has to come."""
-
-
 class ProfileBook:
     """Profiles by tenant, resolved on first use and again after a change. Safe to share between threads.
 
@@ -76,7 +63,7 @@ class ProfileBook:
         self._config = config
         self._max_profiles = max_profiles
         self._lock = threading.Lock()
-        self._overrides = OverridesInForce()
+        self._overrides = PackedOverrides()
         self._profiles: OrderedDict[TenantId, TenantProfile] = OrderedDict()
         # Profiles from before a change that may have changed them, to be resolved when they are asked for.
         self._former: dict[TenantId, TenantProfile] = {}
@@ -96,12 +83,10 @@ class ProfileBook:
     def put_overrides(self, change: OverridesChange) -> Put:
         """Put a change in force, unless it or a later one already is. Idempotent."""
         with self._lock:
-            latter = applied(self._overrides, change)
-            if latter is None:
-                return Put.LACKS_BASE
-            if latter is self._overrides:
-                return Put.OLD
-            self._overrides = latter
+            put = judged(self._overrides.version, change)
+            if put is not Put.NEW:
+                return put
+            self._overrides.put(change)
             keep_what_is_there()
             if change.tenants is None:
                 self._former |= self._profiles
@@ -115,7 +100,7 @@ class ProfileBook:
                         continue
                     if (profile := self._profiles.pop(tenant, None)) is not None:
                         self._former[tenant] = profile
-            return Put.NEW
+            return put
 
     def get(self, tenant: TenantId) -> TenantProfile:
         """Return the tenant's profile under the overrides in force."""
@@ -140,7 +125,7 @@ class ProfileBook:
             self._refusals.pop(forgotten, None)
 
     def _resolve(self, tenant: TenantId, former: TenantProfile | None) -> TenantProfile:
-        settings = resolve(self._config, self._overrides, tenant)
+        settings = resolve(self._config, self._overrides.of(str(tenant)), tenant)
         if former and former.settings == settings:
             self._refusals.pop(tenant, None)
             return former

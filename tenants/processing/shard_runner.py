@@ -14,6 +14,9 @@ cannot be put off adds one: a change of settings, the end of the shard."""
 
 _SWEEP_NS = 60_000_000_000
 
+_LONGEST_PULL_NS = 60_000_000_000
+"""Pulls that come less often come from a collector that was away, or could not write its journal."""
+
 
 class ShardRunner:
     """A shard of the engine in one epoch, its records in order, and the settings it runs with.
@@ -34,6 +37,7 @@ class ShardRunner:
         self._is_retired = False
         self._has_news = False
         self._flushed_at_ns = now_ns
+        self._pulled_at_ns = now_ns
 
     @property
     def is_retired(self) -> bool:
@@ -67,7 +71,7 @@ class ShardRunner:
             is_new = self._shard.apply(frame, now_ns, fingerprint=head.fingerprint, made_for=head.made_for)
             self.used_at_ns = now_ns
             self._has_news = self._has_news or is_new
-            # A duplicate is in what was flushed last, or in what comes next.
+            # What is neither counted nor in the ledger is in what was flushed last, or in what comes next.
             return Place(self.epoch, self._outbox.posted + self._has_news)
 
     def flush(self, acknowledged: Place | None, profile: TenantProfile, now_ns: int) -> tuple[FlushRecord, ...]:
@@ -81,6 +85,7 @@ class ShardRunner:
         with self._lock:
             if acknowledged is not None and acknowledged.epoch == self.epoch:
                 self._outbox.acknowledge(acknowledged.sequence)
+            self._age(now_ns)
             if not self._is_retired:
                 self._use(profile, now_ns)
                 if len(self._outbox) < MAX_OUTBOX and self._is_due(now_ns):
@@ -117,6 +122,15 @@ class ShardRunner:
             # A shard numbers its series anew under other settings.
             self._outbox.post(self._shard.set_plan(profile.plan, now_ns))
         self._profile = profile
+
+    def _age(self, now_ns: int) -> None:
+        """Let requests that are known grow older, unless what was counted waits for the journal.
+
+        Whoever sent them is told that they are safe when they are journalled, and may send them again until then.
+        """
+        since_ns, self._pulled_at_ns = self._pulled_at_ns, now_ns
+        if self._outbox or now_ns - since_ns > _LONGEST_PULL_NS:
+            self._shard.hold_fingerprints(since_ns, now_ns)
 
     def _is_due(self, now_ns: int) -> bool:
         """Whether there may be something to flush; without news the engine still needs a turn to forget."""

@@ -57,7 +57,8 @@ class TenantState:
         plan_text: of the settings that the registry is under.
         owners: of every range that somebody counts for.
         collected_at_ms: timestamp of the last collection; before the first: when the tenant began.
-        delivered_ms: every collection up to this one was delivered or given up, as far as the journal tells.
+        delivered_ms: every collection up to this one was delivered or given up, or is in the backlog, as far as the
+            journal tells.
         fenced_records: records of shards that had lost their range.
     """
 

@@ -14,7 +14,7 @@ use crate::error::FrameError;
 use crate::sealed_bytes::{open_sealed, seal};
 
 /// To be raised with every change of what is kept, or of its order: postcard writes neither names nor types.
-const VERSION: u8 = 1;
+const VERSION: u8 = 3;
 const WHAT: &str = "checkpoint";
 /// Integers up to here are exact in a double, and written as varints.
 const EXACT: u64 = 1 << 53;
@@ -183,6 +183,32 @@ pub mod steps {
         indexes
             .map(Cow::Owned)
             .ok_or_else(|| D::Error::custom("an index is out of range"))
+    }
+}
+
+/// Times that are mostly those of their neighbours, written as steps from one to the next.
+pub mod differences {
+    use super::{Cow, Deserialize, Deserializer, Serializer};
+
+    /// Write them.
+    pub fn serialize<S: Serializer>(times: &[i64], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0i64;
+        serializer.collect_seq(times.iter().map(|time| {
+            let step = time.wrapping_sub(before);
+            before = *time;
+            step
+        }))
+    }
+
+    /// Read them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, [i64]>, D::Error> {
+        let mut time = 0i64;
+        let steps = Vec::<i64>::deserialize(deserializer)?.into_iter();
+        let times = steps.map(|step| {
+            time = time.wrapping_add(step);
+            time
+        });
+        Ok(Cow::Owned(times.collect()))
     }
 }
 

@@ -19,10 +19,7 @@ pub fn put_half(
     let limit = plan.max_value_len;
     let service = sight.resource.get(SERVICE_NAME).copied().flatten();
     let service = service.map(AnyValue::text).unwrap_or_default();
-    half.put(
-        if is_client { half::CLIENT } else { half::SERVER },
-        truncate(&service, limit),
-    );
+    half.put(half::service_slot(is_client), truncate(&service, limit));
     let database = if is_client {
         database(plan, sight)
     } else {

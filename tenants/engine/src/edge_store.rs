@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::frame::EdgeKey;
+use crate::half;
 
 const NIL: u32 = u32::MAX;
 
@@ -46,6 +47,8 @@ pub struct Edge {
     pub is_client_failed: bool,
     /// The client-side span is a producer.
     pub is_client_messaging: bool,
+    /// The client-side span called a database.
+    pub is_client_database: bool,
     /// Counted already; what is left is the client's half, for further server-side spans (Q13).
     pub is_template: bool,
     /// What the client's side says that the edge counts for; 0 while it is not here.
@@ -75,10 +78,16 @@ impl Edge {
             has_server: false,
             is_client_failed: false,
             is_client_messaging: false,
+            is_client_database: false,
             is_template: false,
             client_weight: 0.0,
             server_weight: 0.0,
         }
+    }
+
+    /// The service of the span that waits in it; `half` is what its number stands for.
+    pub fn service_waiting<'h>(&self, half: &'h [u8]) -> &'h [u8] {
+        half::service(half, !self.has_server)
     }
 
     /// What the edge counts for: the greater of what its sides say (Q9).
@@ -94,6 +103,7 @@ impl Edge {
             server_start_ns: 0,
             is_failed: self.is_client_failed,
             is_messaging: self.is_client_messaging,
+            is_database: self.is_client_database,
             has_server: false,
             is_template: true,
             server_weight: 0.0,

@@ -43,11 +43,11 @@ pub enum WireFault {
     IdTooLong,
 }
 
-/// A frame, record or checkpoint was not made by this version of the engine, or was damaged on the way.
+/// A frame, record, checkpoint or batch was not made by this version of the engine, or was damaged on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("damaged {what}: {fault}")]
 pub struct FrameError {
-    /// `frame`, `record` or `checkpoint`.
+    /// `frame`, `record`, `checkpoint` or `batch`.
     pub what: &'static str,
     /// What was wrong with it.
     pub fault: &'static str,

@@ -1,6 +1,7 @@
 //! The metrics of a processor: their names, their numbers, what they cost.
 
 use crate::group::Shape;
+use crate::remote_write::Metric;
 
 /// One metric of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,9 +16,34 @@ pub struct Family {
     pub is_ending: bool,
     /// Which exemplar of the entity's first histogram a counter may carry.
     pub exemplar: CounterExemplar,
+    /// What receivers are told of it.
+    pub metadata: Metadata,
     bucket_name: String,
     count_name: String,
     sum_name: String,
+}
+
+/// What receivers are told of a metric, without its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its type.
+    pub kind: MetricKind,
+    /// What it counts.
+    pub help: &'static str,
+    /// Its unit; empty: it has none.
+    pub unit: &'static str,
+}
+
+/// The types of metrics, as numbered on the wire (remote-write §1.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows.
+    #[default]
+    Counter = 1,
+    /// It has a value.
+    Gauge = 2,
+    /// It counts by size.
+    Histogram = 3,
 }
 
 /// Which numbers of an entity a metric shows.
@@ -51,6 +77,14 @@ impl Family {
             is_enabled,
             is_ending: false,
             exemplar: CounterExemplar::Never,
+            metadata: Metadata {
+                kind: match kind {
+                    FamilyKind::Counter(_) => MetricKind::Counter,
+                    FamilyKind::Gauge(_) => MetricKind::Gauge,
+                    FamilyKind::Histogram(_) => MetricKind::Histogram,
+                },
+                ..Metadata::default()
+            },
             bucket_name: format!("{name}_bucket"),
             count_name: format!("{name}_count"),
             sum_name: format!("{name}_sum"),
@@ -67,19 +101,41 @@ impl Family {
         Self { exemplar, ..self }
     }
 
-    /// Name of the series of a classic bucket.
-    pub fn bucket_name(&self) -> &[u8] {
-        self.bucket_name.as_bytes()
+    /// The same metric with what is said of it.
+    pub fn described(self, help: &'static str, unit: &'static str) -> Self {
+        let metadata = Metadata {
+            help,
+            unit,
+            ..self.metadata
+        };
+        Self { metadata, ..self }
     }
 
-    /// Name of the series of a classic count.
-    pub fn count_name(&self) -> &[u8] {
-        self.count_name.as_bytes()
+    /// The series of its name.
+    pub fn metric(&self) -> Metric<'_> {
+        self.part(&self.name)
     }
 
-    /// Name of the series of a classic sum.
-    pub fn sum_name(&self) -> &[u8] {
-        self.sum_name.as_bytes()
+    /// The series of a classic bucket.
+    pub fn bucket(&self) -> Metric<'_> {
+        self.part(&self.bucket_name)
+    }
+
+    /// The series of a classic count.
+    pub fn count(&self) -> Metric<'_> {
+        self.part(&self.count_name)
+    }
+
+    /// The series of a classic sum.
+    pub fn sum(&self) -> Metric<'_> {
+        self.part(&self.sum_name)
+    }
+
+    fn part<'f>(&self, name: &'f str) -> Metric<'f> {
+        Metric {
+            name: name.as_bytes(),
+            metadata: self.metadata,
+        }
     }
 
     /// Series that an entity takes up (processors §4.3, §4.4).

@@ -2,6 +2,9 @@
 //!
 //! Nearly every request is applied to the whole range of its shard. Such a one costs its sixteen bytes and a number; only
 //! where shards have been cut anew is it told to which hashes a request was applied.
+//!
+//! Time passes here only as far as requests come: of a gap between two of them no more counts than a tenth of the window.
+//! Whoever sends again after an outage, however long it was, is known.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -15,6 +18,8 @@ use crate::hash_range::HashRanges;
 /// Most fingerprints of one shard. Beyond it the oldest go early: 1 700 requests a second are known for ten minutes.
 pub const MAX_FINGERPRINTS: usize = 1 << 20;
 const SECOND_NS: u64 = 1_000_000_000;
+/// Gaps that make a window.
+const GAPS: u64 = 10;
 
 /// To what a request was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,7 @@ pub struct Fingerprints {
 }
 
 impl Fingerprints {
-    /// Remembers each for at least `window_ns`, and less than a second longer.
+    /// Remembers each for at least `window_ns`, and where requests come steadily less than a second longer.
     pub fn new(window_ns: u64) -> Self {
         Self {
             window_ns,
@@ -124,6 +129,7 @@ impl Fingerprints {
 
     /// [`Self::put`] in a second of the past.
     pub fn put_at(&mut self, fingerprint: Fingerprint, part: Option<HashRanges>, at_s: u64) {
+        self.shorten_gap(at_s);
         let hash = self.hasher.hash_one(fingerprint);
         let (queue, first) = (&self.queue, self.first);
         let at = |low: &u32| queue.get(low.wrapping_sub(first as u32) as usize);
@@ -155,9 +161,34 @@ impl Fingerprints {
         }
     }
 
+    /// Let the time between these count for none of them.
+    pub fn hold(&mut self, from_ns: u64, until_ns: u64) {
+        let until_s = until_ns / SECOND_NS;
+        self.postpone(until_s.saturating_sub(from_ns / SECOND_NS), until_s);
+    }
+
+    /// Make the newest one no older than a gap.
+    fn shorten_gap(&mut self, now_s: u64) {
+        let longest_s = self.window_ns / SECOND_NS / GAPS;
+        if let Some(newest) = self.runs.back() {
+            let too_late_s = now_s.saturating_sub(newest.at_s.saturating_add(longest_s));
+            if too_late_s > 0 {
+                self.postpone(too_late_s, now_s);
+            }
+        }
+    }
+
+    /// Make all of them younger, but none younger than a request of `until_s`.
+    fn postpone(&mut self, by_s: u64, until_s: u64) {
+        for run in &mut self.runs {
+            run.at_s = run.at_s.saturating_add(by_s).min(until_s.max(run.at_s));
+        }
+    }
+
     /// Forget those whose time is over.
     #[inline]
     pub fn expire(&mut self, now_ns: u64) {
+        self.shorten_gap(now_ns / SECOND_NS);
         let Some(begin_ns) = now_ns.checked_sub(self.window_ns) else {
             return;
         };
@@ -252,11 +283,19 @@ mod tests {
         HashRange::of(index, 2).unwrap().into()
     }
 
+    /// Let other requests come, one a second, up to this one.
+    fn pass(known: &mut Fingerprints, seconds: std::ops::RangeInclusive<u64>) {
+        for second in seconds {
+            known.put(print(1000 + second), None, second * SECOND_NS);
+        }
+    }
+
     #[test]
     fn each_is_known_for_the_window_and_no_second_longer() {
         let mut known = Fingerprints::new(WINDOW_NS);
         known.put(print(1), None, SECOND_NS + 1);
         known.put(print(2), None, 2 * SECOND_NS);
+        pass(&mut known, 3..=11);
         known.expire(11 * SECOND_NS + 1);
         assert_eq!(known.find(print(1)), Some(Applied::Whole));
         known.expire(12 * SECOND_NS);
@@ -265,9 +304,44 @@ mod tests {
         // A clock that goes back shortens no one's time.
         known.put(print(3), None, SECOND_NS);
         known.expire(12 * SECOND_NS + 999_999_999);
-        assert_eq!((known.len(), known.dropped()), (2, 0));
+        assert_eq!((known.find(print(2)), known.dropped()), (Some(Applied::Whole), 0));
+        pass(&mut known, 12..=13);
         known.expire(13 * SECOND_NS);
-        assert!(known.is_empty() && known.runs.is_empty() && known.queue.is_empty());
+        assert_eq!((known.find(print(2)), known.len()), (None, 12));
+        pass(&mut known, 14..=22);
+        known.expire(22 * SECOND_NS);
+        assert_eq!((known.find(print(3)), known.len()), (None, 11));
+        assert_eq!((known.runs.len(), known.queue.len()), (11, 11));
+    }
+
+    #[test]
+    fn time_passes_only_as_far_as_requests_come() {
+        let mut known = Fingerprints::new(WINDOW_NS);
+        known.put(print(1), None, SECOND_NS);
+        for hour in 1..=9 {
+            known.expire(hour * 3600 * SECOND_NS);
+            known.put(print(1 + hour), None, hour * 3600 * SECOND_NS + 5);
+        }
+        assert_eq!((known.find(print(1)), known.len()), (Some(Applied::Whole), 10));
+        // Ten gaps are older than the window by less than a second, eleven are older.
+        known.put(print(20), None, 20 * 3600 * SECOND_NS);
+        known.put(print(21), None, 21 * 3600 * SECOND_NS);
+        known.expire(22 * 3600 * SECOND_NS);
+        assert_eq!(known.find(print(1)), None);
+        assert_eq!(known.find(print(3)), Some(Applied::Whole));
+    }
+
+    #[test]
+    fn time_that_is_held_does_not_count() {
+        let mut known = Fingerprints::new(WINDOW_NS);
+        known.put(print(1), None, SECOND_NS);
+        pass(&mut known, 2..=30);
+        known.hold(SECOND_NS, 30 * SECOND_NS);
+        known.expire(30 * SECOND_NS);
+        assert_eq!((known.find(print(1)), known.len()), (Some(Applied::Whole), 30));
+        pass(&mut known, 31..=41);
+        known.expire(41 * SECOND_NS);
+        assert_eq!(known.find(print(1)), None);
     }
 
     #[test]
@@ -278,19 +352,20 @@ mod tests {
         assert_eq!(known.find(print(1)), Some(Applied::Part(&half(0))));
         known.set_told();
         assert_eq!(known.untold().count(), 0);
-        known.put(print(1), None, 5 * SECOND_NS);
-        known.put(print(3), Some(half(1)), 6 * SECOND_NS);
+        known.put(print(1), None, 2 * SECOND_NS);
+        known.put(print(3), Some(half(1)), 3 * SECOND_NS);
         let untold: Vec<_> = known.untold().collect();
         let part = half(1);
         assert_eq!(
             untold,
-            [(5, print(1), Applied::Whole), (6, print(3), Applied::Part(&part))]
+            [(2, print(1), Applied::Whole), (3, print(3), Applied::Part(&part))]
         );
         let all: Vec<u64> = known.iter().map(|(at_s, ..)| at_s).collect();
-        assert_eq!((all, known.len()), (vec![1, 5, 6], 3));
+        assert_eq!((all, known.len()), (vec![1, 2, 3], 3));
+        pass(&mut known, 4..=12);
         known.expire(12 * SECOND_NS);
         assert_eq!(known.find(print(1)), Some(Applied::Whole));
-        assert_eq!((known.find(print(2)), known.len()), (None, 2));
+        assert_eq!((known.find(print(2)), known.len()), (None, 11));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A frame is a projection of the request: label sets and service-graph halves are dictionary-encoded once, then each
 //! span is a row of fixed width. Layout, little-endian: version and counts, the ends of the dictionaries' entries, their
-//! arenas, the names of the halves' dimension slots, span rows, edge rows, weights where any is not one, XXH3 of all that.
+//! arenas, the names of the halves' dimension slots, rows of the ledger, what became of each span, the hashes of those
+//! that have no row, span rows, edge rows, weights where any is not one, XXH3 of all that.
 
 use std::hash::{Hash, Hasher};
 
@@ -11,17 +12,20 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::FrameError;
 use crate::hash::hash_of_trace;
 use crate::intern::Dictionary;
+use crate::ledger::{ALL_ENTRIES, Entry, LedgerRows, Row};
 use crate::multiplier::MAX_MULTIPLIER;
 use crate::span::{SPAN_ID_LEN, TRACE_ID_LEN};
 
-const VERSION: u32 = 2;
-const DICTIONARIES: usize = 4;
-const COUNTS: usize = 1 + 2 * DICTIONARIES + 5;
+const VERSION: u32 = 3;
+const DICTIONARIES: usize = 5;
+const COUNTS: usize = 1 + 2 * DICTIONARIES + 8;
 const HEADER: usize = COUNTS * 4;
 const CHECKSUM: usize = 8;
 const SPAN_ROW: usize = 36;
 const EDGE_ROW: usize = 48;
 const WEIGHT: usize = 8;
+const FATE: usize = 4;
+const HASH: usize = 8;
 
 /// What span metrics need of one span.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,9 +175,36 @@ pub struct FrameBuilder {
     edges: Vec<u8>,
     span_weights: Weights,
     edge_weights: Weights,
+    /// Number of the service in the request, what becomes of the span in span metrics and in service graphs.
+    fates: Vec<[u8; FATE]>,
+    /// Trace hashes of the spans that have neither a span row nor the row of a half.
+    hashes: Vec<u64>,
+}
+
+/// What became of one span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    /// Number of its service.
+    pub service: u32,
+    /// In span metrics, or before both processors.
+    pub in_metrics: Entry,
+    /// In service graphs, or as `in_metrics`.
+    pub in_graph: Entry,
 }
 
 impl FrameBuilder {
+    /// Note what became of a span, after its rows were added.
+    #[inline]
+    pub fn note(&mut self, fate: Fate, trace_hash: u64) {
+        // There are fewer services than that.
+        let [low, high, ..] = fate.service.to_le_bytes();
+        self.fates
+            .push([low, high, fate.in_metrics as u8, fate.in_graph as u8]);
+        if !fate.has_row() {
+            self.hashes.push(trace_hash);
+        }
+    }
+
     /// Add a row for span metrics.
     #[inline]
     pub fn push_span(&mut self, row: &SpanRow) {
@@ -211,6 +242,7 @@ impl FrameBuilder {
             && self.edges.is_empty()
             && self.target_infos.ends().is_empty()
             && self.host_infos.ends().is_empty()
+            && self.fates.is_empty()
     }
 
     /// Begin anew, in the memory that the last frame took.
@@ -228,50 +260,79 @@ impl FrameBuilder {
         self.edges.clear();
         self.span_weights.0.clear();
         self.edge_weights.0.clear();
+        self.fates.clear();
+        self.hashes.clear();
     }
 
     /// Bytes held.
     pub fn state_bytes(&self) -> usize {
         let dictionaries = self.dictionaries().map(Dictionary::state_bytes);
         let weights = self.span_weights.0.capacity() + self.edge_weights.0.capacity();
-        dictionaries.iter().sum::<usize>() + self.spans.capacity() + self.edges.capacity() + WEIGHT * weights
+        let fates = FATE * self.fates.capacity() + HASH * self.hashes.capacity();
+        dictionaries.iter().sum::<usize>()
+            + self.spans.capacity()
+            + self.edges.capacity()
+            + WEIGHT * weights
+            + fates
     }
 
-    fn dictionaries(&self) -> [&Dictionary; DICTIONARIES] {
+    fn dictionaries(&self) -> [&Dictionary; DICTIONARIES - 1] {
         [&self.sets, &self.halves, &self.target_infos, &self.host_infos]
     }
 
     /// The finished frame.
-    pub fn finish(&self) -> Vec<u8> {
+    ///
+    /// `services` of the request, as [`Self::note`] numbers them.
+    pub fn finish(&self, services: &Dictionary) -> Vec<u8> {
+        self.finished(services, &[])
+    }
+
+    /// A frame that tells nothing but a ledger, as [`crate::ledger::Ledger::write`] wrote it.
+    pub fn of_ledger(ledger: &[u8]) -> Vec<u8> {
+        Self::default().finished(&Dictionary::default(), ledger)
+    }
+
+    fn finished(&self, services: &Dictionary, ledger: &[u8]) -> Vec<u8> {
+        let [sets, halves, target_infos, host_infos] = self.dictionaries();
+        let dictionaries = [sets, halves, target_infos, host_infos, services];
         let mut counts = vec![VERSION as usize];
-        for dictionary in self.dictionaries() {
+        for dictionary in dictionaries {
             counts.extend([dictionary.ends().len(), dictionary.arena().len()]);
         }
         let (span_weights, edge_weights) = (&self.span_weights.0, &self.edge_weights.0);
         counts.extend([
             self.slot_names.len(),
+            ledger.len(),
+            self.fates.len(),
+            self.hashes.len(),
             self.spans.len() / SPAN_ROW,
             self.edges.len() / EDGE_ROW,
             span_weights.len(),
             edge_weights.len(),
         ]);
-        let of_dictionaries: usize = self
-            .dictionaries()
+        let of_dictionaries: usize = dictionaries
             .map(|dictionary| 4 * dictionary.ends().len() + dictionary.arena().len())
             .iter()
             .sum();
         let rows = self.spans.len() + self.edges.len() + WEIGHT * (span_weights.len() + edge_weights.len());
-        let mut out = Vec::with_capacity(HEADER + of_dictionaries + self.slot_names.len() + rows + CHECKSUM);
+        let texts = of_dictionaries + self.slot_names.len() + ledger.len();
+        let fates = FATE * self.fates.len() + HASH * self.hashes.len();
+        let mut out = Vec::with_capacity(HEADER + texts + fates + rows + CHECKSUM);
         for count in counts {
             out.extend_from_slice(&(count as u32).to_le_bytes());
         }
-        for dictionary in self.dictionaries() {
+        for dictionary in dictionaries {
             for end in dictionary.ends() {
                 out.extend_from_slice(&end.to_le_bytes());
             }
             out.extend_from_slice(dictionary.arena());
         }
         out.extend_from_slice(&self.slot_names);
+        out.extend_from_slice(ledger);
+        out.extend_from_slice(self.fates.as_flattened());
+        for hash in &self.hashes {
+            out.extend_from_slice(&hash.to_le_bytes());
+        }
         out.extend_from_slice(&self.spans);
         out.extend_from_slice(&self.edges);
         for weight in span_weights.iter().chain(edge_weights) {
@@ -287,6 +348,9 @@ impl FrameBuilder {
 pub struct Frame<'a> {
     dictionaries: [Entries<'a>; DICTIONARIES],
     slot_names: &'a [u8],
+    ledger: &'a [u8],
+    fates: &'a [u8],
+    hashes: &'a [u8],
     spans: &'a [u8],
     edges: &'a [u8],
     span_weights: &'a [u8],
@@ -327,18 +391,21 @@ impl<'a> Frame<'a> {
             Some(Self {
                 dictionaries,
                 slot_names: take(Some(count(after)))?,
-                spans: take(count(after + 1).checked_mul(SPAN_ROW))?,
-                edges: take(count(after + 2).checked_mul(EDGE_ROW))?,
-                span_weights: take(count(after + 3).checked_mul(WEIGHT))?,
-                edge_weights: take(count(after + 4).checked_mul(WEIGHT))?,
+                ledger: take(Some(count(after + 1)))?,
+                fates: take(count(after + 2).checked_mul(FATE))?,
+                hashes: take(count(after + 3).checked_mul(HASH))?,
+                spans: take(count(after + 4).checked_mul(SPAN_ROW))?,
+                edges: take(count(after + 5).checked_mul(EDGE_ROW))?,
+                span_weights: take(count(after + 6).checked_mul(WEIGHT))?,
+                edge_weights: take(count(after + 7).checked_mul(WEIGHT))?,
             })
         })();
         let frame = parts.ok_or(refuse("counts exceed its length"))?;
         if !rest.is_empty() {
             return Err(refuse("counts fall short of its length"));
         }
-        let [sets, halves, ..] = &frame.dictionaries;
-        let (sets, halves) = (sets.len(), halves.len());
+        let [sets, halves, _, _, services] = &frame.dictionaries;
+        let (sets, halves, services) = (sets.len(), halves.len(), services.len());
         let rows_in_range = frame.spans().all(|row| (row.set as usize) < sets)
             && frame
                 .edges()
@@ -357,9 +424,14 @@ impl<'a> Frame<'a> {
         let weights_in_range =
             weights().all(|weight| (0.0..=MAX_MULTIPLIER).contains(&f64::from_le_bytes(*weight)));
         let are_ascending = frame.dictionaries.iter().all(Entries::is_ascending);
-        if !rows_in_range || !weights_fit || !weights_in_range || !are_ascending {
+        let (fates, _) = frame.fates.as_chunks::<FATE>();
+        let fates_in_range = fates
+            .iter()
+            .all(|bytes| Fate::of(*bytes).is_some_and(|fate| (fate.service as usize) < services));
+        if !rows_in_range || !weights_fit || !weights_in_range || !are_ascending || !fates_in_range {
             return Err(refuse("a number is out of range"));
         }
+        LedgerRows::new(frame.ledger, "frame").try_for_each(|row| row.map(drop))?;
         Ok(frame)
     }
 
@@ -386,6 +458,41 @@ impl<'a> Frame<'a> {
     /// What the dimension slots of the halves hold.
     pub fn slot_names(&self) -> &'a [u8] {
         self.slot_names
+    }
+
+    /// The names of the services that fates refer to.
+    pub fn services(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let [.., services] = self.dictionaries;
+        services.iter()
+    }
+
+    /// What became of each span.
+    pub fn fates(&self) -> impl Iterator<Item = Fate> + use<'a> {
+        let (fates, _) = self.fates.as_chunks();
+        fates.iter().filter_map(|bytes| Fate::of(*bytes))
+    }
+
+    /// As [`Self::fates`], with the hash of the span's trace.
+    pub fn hashed_fates(&self) -> impl Iterator<Item = (Fate, u64)> + use<'a> {
+        let mut spans = self.spans();
+        let mut halves = self.edges().filter(|row| !row.is_marker);
+        let mut hashes = self.hashes.as_chunks::<HASH>().0.iter();
+        self.fates().map(move |fate| {
+            let span = (fate.in_metrics == Entry::Generated)
+                .then(|| spans.next())
+                .flatten();
+            let half = (fate.in_graph == Entry::Offered).then(|| halves.next()).flatten();
+            let hash = span
+                .map(|row| row.trace_hash())
+                .or_else(|| half.map(|row| row.key.trace_hash()))
+                .or_else(|| hashes.next().map(|hash| u64::from_le_bytes(*hash)));
+            (fate, hash.unwrap_or_default())
+        })
+    }
+
+    /// What the frame says of spans that it does not tell apart, by service.
+    pub fn ledger(&self) -> impl Iterator<Item = (&'a [u8], Row)> + use<'a> {
+        LedgerRows::new(self.ledger, "frame").filter_map(Result::ok)
     }
 
     /// The rows of span metrics, in the order of the request.
@@ -426,6 +533,23 @@ impl<'a> Frame<'a> {
             duration_ns: u64_at(row, 32),
             at_ns: u64_at(row, 40),
             weight: weights.next().map_or(1.0, |weight| f64::from_le_bytes(*weight)),
+        })
+    }
+}
+
+impl Fate {
+    /// Whether the span has a row of its own in the frame.
+    #[inline]
+    fn has_row(self) -> bool {
+        self.in_metrics == Entry::Generated || self.in_graph == Entry::Offered
+    }
+
+    #[inline]
+    fn of([low, high, in_metrics, in_graph]: [u8; FATE]) -> Option<Self> {
+        Some(Self {
+            service: u32::from(low) | u32::from(high) << 8,
+            in_metrics: *ALL_ENTRIES.get(usize::from(in_metrics))?,
+            in_graph: *ALL_ENTRIES.get(usize::from(in_graph))?,
         })
     }
 }
@@ -526,7 +650,7 @@ mod tests {
 
     #[test]
     fn rows_survive_the_journey() {
-        let bytes = builder().finish();
+        let bytes = builder().finish(&Dictionary::default());
         let frame = Frame::read(&bytes).unwrap();
         assert_eq!(frame.sets().collect::<Vec<_>>(), [b"set"]);
         assert_eq!(frame.halves().collect::<Vec<_>>(), [b"half"]);
@@ -564,7 +688,7 @@ mod tests {
         for weight in [1.0, 1.0, 0.25, 1.0] {
             builder.push_edge(&row(weight));
         }
-        let bytes = builder.finish();
+        let bytes = builder.finish(&Dictionary::default());
         let weights: Vec<f64> = Frame::read(&bytes)
             .unwrap()
             .edges()
@@ -572,12 +696,12 @@ mod tests {
             .collect();
         assert_eq!(weights, [1.0, 1.0, 0.25, 1.0]);
         builder.push_edge(&row(f64::NAN));
-        assert!(Frame::read(&builder.finish()).is_err());
+        assert!(Frame::read(&builder.finish(&Dictionary::default())).is_err());
         let mut builder = FrameBuilder::default();
         let mut long = row(1.0);
         long.key.trace_len = 17;
         builder.push_edge(&long);
-        assert!(Frame::read(&builder.finish()).is_err());
+        assert!(Frame::read(&builder.finish(&Dictionary::default())).is_err());
     }
 
     #[test]
@@ -590,7 +714,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_damaged_frame_is_refused(at in 0usize..200, bit in 0u8..8, cut in 0usize..200) {
-            let bytes = builder().finish();
+            let bytes = builder().finish(&Dictionary::default());
             let mut flipped = bytes.clone();
             let at = at % bytes.len();
             flipped[at] ^= 1 << bit;

@@ -69,6 +69,11 @@ impl HistogramShape {
             exemplar_slot(duration_ns)
         }
     }
+
+    /// The greatest of these places.
+    pub fn last_exemplar_place(&self) -> u8 {
+        self.exemplar_place(u64::MAX)
+    }
 }
 
 impl Shape {

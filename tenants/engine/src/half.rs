@@ -97,6 +97,17 @@ pub fn slot(half: &[u8], wanted: usize) -> Option<&[u8]> {
         .map(|(_, text)| text)
 }
 
+/// The service of the client's, or of the server's span that a half tells of; empty if it does not.
+pub fn service(half: &[u8], is_client: bool) -> &[u8] {
+    slot(half, service_slot(is_client)).unwrap_or_default()
+}
+
+/// Where a half has the service of the span on this side.
+#[inline]
+pub fn service_slot(is_client: bool) -> usize {
+    if is_client { CLIENT } else { SERVER }
+}
+
 /// `upper` over `lower`: where both fill a slot, the upper text stays.
 pub fn overlay(lower: &[u8], upper: &[u8]) -> Vec<u8> {
     let mut merged = HalfBuilder::default();

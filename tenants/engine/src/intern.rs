@@ -70,6 +70,11 @@ impl Dictionary {
         &self.arena
     }
 
+    /// The strings by number.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.ends.len() as u32).map(|number| slice(&self.arena, &self.ends, number))
+    }
+
     /// Where each string ends in the arena.
     pub fn ends(&self) -> &[u32] {
         &self.ends

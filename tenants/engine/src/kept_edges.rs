@@ -158,3 +158,66 @@ impl KeptEdges {
             + self.halves.capacity() * (size_of::<Arc<KeptHalf>>() + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::EdgeKey;
+    use crate::hash::trace_hash;
+
+    fn edge(id: u8, half: u32) -> Edge {
+        Edge::new(EdgeKey::new(&[id; 16], &[id; 8]), half, u64::from(id))
+    }
+
+    fn told(kept: &KeptEdges) -> Vec<u8> {
+        let mut out = StateWriter::new(0);
+        kept.tell(&mut out);
+        out.finish()
+    }
+
+    #[test]
+    fn halves_of_edges_that_are_gone_are_let_be_up_to_a_bound() {
+        let mut kept = KeptEdges::default();
+        let halves: Vec<Vec<u8>> = (0..200u8).map(|id| vec![id; 20_000]).collect();
+        for (id, half) in (0..).zip(&halves) {
+            kept.apply(&StateChanges {
+                halves: vec![(b"names", half)],
+                open: vec![(0, edge(id, 0))],
+                ..StateChanges::default()
+            });
+            assert!(kept.half_bytes < SPARE_BYTES + 3 * 21_000);
+        }
+        assert_eq!(kept.len(), 1);
+        // The half of the edge that is there survived.
+        let bytes = told(&kept);
+        let changes = StateChanges::read(&bytes, "state");
+        assert_eq!(
+            changes.map(|changes| changes.halves),
+            Ok(vec![(&b"names"[..], &*halves[199])])
+        );
+    }
+
+    #[test]
+    fn edges_are_replaced_closed_and_taken_by_the_hash_of_their_trace() {
+        let mut kept = KeptEdges::default();
+        kept.apply(&StateChanges {
+            halves: vec![(b"names", b"one"), (b"others", b"one")],
+            open: vec![(3, edge(1, 0)), (5, edge(2, 1)), (9, edge(3, 0))],
+            ..StateChanges::default()
+        });
+        kept.apply(&StateChanges {
+            halves: vec![(b"names", b"two")],
+            closed: vec![3, 4],
+            open: vec![(9, edge(4, 0))],
+            ..StateChanges::default()
+        });
+        assert_eq!((kept.len(), kept.newest_ns()), (2, 4));
+        let hash = trace_hash(&[2; 16]);
+        let range = HashRange::new(hash, hash).into_iter();
+        let taken: Vec<u64> = range
+            .flat_map(|range| kept.take(range))
+            .map(|kept| kept.edge.opened_at_ns)
+            .collect();
+        assert_eq!((taken, kept.len()), (vec![2], 1));
+    }
+}

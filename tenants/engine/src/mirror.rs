@@ -17,6 +17,7 @@ use crate::wire::put_varint;
 
 const VERSION: u8 = 1;
 const WHAT: &str = "mirror";
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// The state of a tenant's shards, by index and count.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Mirror {
             .entries
             .entry((index, count))
             .or_insert_with(|| Entry::new(range.into(), window_ns));
-        entry.apply(&changes);
+        // From now on, whenever they were applied: until now whoever sent them could not know that they are safe.
+        entry.apply(&changes, Some(now_ns / SECOND_NS));
         entry.expire(now_ns);
         Ok(())
     }
@@ -155,7 +157,7 @@ fn read(record: &[u8]) -> Result<StateChanges<'_>, FrameError> {
 fn read_entry(reader: &mut ByteReader<'_>, window_ns: u64) -> Result<Entry, FrameError> {
     let mut entry = Entry::new(read_ranges(reader)?, window_ns);
     let length = reader.count()?;
-    entry.apply(&StateChanges::read(reader.bytes(length)?, WHAT)?);
+    entry.apply(&StateChanges::read(reader.bytes(length)?, WHAT)?, None);
     Ok(entry)
 }
 
@@ -182,7 +184,8 @@ impl Entry {
         }
     }
 
-    fn apply(&mut self, changes: &StateChanges<'_>) {
+    /// Take over changes; their requests are of this second, or else of that which is told.
+    fn apply(&mut self, changes: &StateChanges<'_>, second: Option<u64>) {
         if changes.forgets_graph {
             self.edges = KeptEdges::default();
             self.markers.clear();
@@ -193,7 +196,8 @@ impl Entry {
         }
         for (fingerprint, at_s, part) in &changes.fingerprints {
             let part = part.clone().filter(|part| *part != self.ranges);
-            self.fingerprints.put_at(*fingerprint, part, *at_s);
+            self.fingerprints
+                .put_at(*fingerprint, part, second.unwrap_or(*at_s));
         }
     }
 
@@ -297,5 +301,153 @@ impl Carved {
             entry.fingerprints.put_at(fingerprint, part, at_s);
         }
         entry
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::edge_store::Edge;
+    use crate::frame::EdgeKey;
+    use crate::ledger::Ledger;
+    use crate::record::{GroupWriter, ShardCounters};
+    use crate::shard_state::open_state;
+    use proptest::prelude::*;
+
+    const MINUTE_NS: u64 = 60 * SECOND_NS;
+    const WINDOW_NS: u64 = 10 * MINUTE_NS;
+
+    fn key(id: u8) -> EdgeKey {
+        EdgeKey::new(&[id; 16], &[id; 8])
+    }
+
+    /// A record that tells of the request, the edge and the marker of every id.
+    fn record(ids: &[u8]) -> Vec<u8> {
+        let mut out = StateWriter::new(SECOND_NS);
+        for id in ids {
+            out.applied(1, Fingerprint::of(&[*id]), Applied::Whole);
+        }
+        for (slot, id) in (0..).zip(ids) {
+            let edge = Edge::new(key(*id), 0, u64::from(*id));
+            out.open(slot, &edge, (b"names", &[*id]), (b"names", &[*id]));
+            out.marker((key(*id), true), 5 * SECOND_NS);
+        }
+        GroupWriter::new(&ShardCounters::default(), &Ledger::default(), 0).finish_with(&out.finish())
+    }
+
+    /// A record that tells of one request, applied long ago.
+    fn request(number: u64) -> Vec<u8> {
+        let mut out = StateWriter::new(SECOND_NS);
+        out.applied(1, Fingerprint::of(&number.to_be_bytes()), Applied::Whole);
+        GroupWriter::new(&ShardCounters::default(), &Ledger::default(), 0).finish_with(&out.finish())
+    }
+
+    #[test]
+    fn a_request_of_several_ranges_is_one_when_they_are_claimed_together() {
+        let mut mirror = Mirror::new(WINDOW_NS);
+        for index in 0..3 {
+            mirror.apply(index, 3, &record(&[]), SECOND_NS).unwrap();
+        }
+        assert_eq!(mirror.stats().ranges, 3);
+        for index in [0, 2] {
+            let mut out = StateWriter::new(SECOND_NS);
+            out.applied(0, Fingerprint::of(b"request"), Applied::Whole);
+            let record =
+                GroupWriter::new(&ShardCounters::default(), &Ledger::default(), 0).finish_with(&out.finish());
+            mirror
+                .apply(index, 3, &record, u64::from(index) * SECOND_NS)
+                .unwrap();
+        }
+        let state = mirror.claim(0, 1, SECOND_NS).unwrap();
+        let ranges = [0, 2].map(|index| HashRange::of(index, 3).unwrap());
+        let wanted = (Fingerprint::of(b"request"), 2, Some(ranges.into_iter().collect()));
+        assert_eq!(open_state(&state, 0, 1).unwrap().fingerprints, [wanted]);
+        // In the range of a shard that counted it, it was applied to all.
+        let state = mirror.claim(2, 3, SECOND_NS).unwrap();
+        let wanted = (Fingerprint::of(b"request"), 2, None);
+        assert_eq!(open_state(&state, 2, 3).unwrap().fingerprints, [wanted]);
+    }
+
+    #[test]
+    fn markers_and_requests_have_their_time_and_a_refused_record_changes_nothing() {
+        let mut mirror = Mirror::new(WINDOW_NS);
+        mirror.apply(0, 1, &record(&[1, 2]), SECOND_NS).unwrap();
+        let before = mirror.checkpoint();
+        let damaged = record(&[3]).split_last().map(|(_, rest)| rest.to_vec()).unwrap();
+        assert!(mirror.apply(0, 1, &damaged, u64::MAX).is_err());
+        assert!(mirror.apply(3, 3, &record(&[3]), u64::MAX).is_err());
+        assert_eq!(mirror.checkpoint(), before);
+        let count = |mirror: &Mirror| (mirror.stats().markers, mirror.stats().fingerprints);
+        mirror.apply(0, 1, &record(&[]), 5 * SECOND_NS - 1).unwrap();
+        assert_eq!(count(&mirror), (2, 2));
+        mirror.apply(0, 1, &record(&[]), 5 * SECOND_NS).unwrap();
+        assert_eq!(count(&mirror), (0, 2));
+        for minute in 1..=11 {
+            mirror.apply(0, 1, &request(minute), minute * MINUTE_NS).unwrap();
+        }
+        assert_eq!((count(&mirror), mirror.stats().open_edges), ((0, 11), 2));
+    }
+
+    #[test]
+    fn requests_have_their_time_from_when_they_are_safe_and_while_their_range_lives() {
+        let mut mirror = Mirror::new(WINDOW_NS);
+        // The journal was away for hours: these come late, and one after the other.
+        for minute in 0..10 {
+            mirror
+                .apply(0, 1, &request(minute), 7200 * SECOND_NS + minute * MINUTE_NS)
+                .unwrap();
+        }
+        assert_eq!(mirror.stats().fingerprints, 10);
+        // Nobody could be found to count for the range for a day.
+        mirror.claim(0, 1, 86_400 * SECOND_NS).unwrap();
+        let state = mirror.claim(0, 1, 86_401 * SECOND_NS).unwrap();
+        assert_eq!(open_state(&state, 0, 1).unwrap().fingerprints.len(), 10);
+        for minute in 10..20 {
+            mirror
+                .apply(0, 1, &request(minute), 86_400 * SECOND_NS + minute * MINUTE_NS)
+                .unwrap();
+        }
+        assert_eq!(mirror.stats().fingerprints, 11);
+    }
+
+    proptest! {
+        #[test]
+        fn claims_lose_nothing_and_are_the_same_after_a_restart(
+            ids in prop::collection::btree_set(any::<u8>(), 0..30),
+            claims in prop::collection::vec((0u32..4, 1u32..5), 0..6),
+        ) {
+            let ids = Vec::from_iter(ids);
+            let mut mirror = Mirror::new(WINDOW_NS);
+            mirror.apply(0, 1, &record(&ids), SECOND_NS).unwrap();
+            for (index, count) in claims {
+                let Ok(state) = mirror.claim(index % count, count, SECOND_NS) else {
+                    continue;
+                };
+                let checkpoint = mirror.checkpoint();
+                let mut restored = Mirror::restore(&checkpoint).unwrap();
+                prop_assert_eq!(restored.checkpoint(), checkpoint);
+                prop_assert_eq!(restored.claim(index % count, count, SECOND_NS).unwrap(), state);
+                let stats = mirror.stats();
+                prop_assert_eq!((stats.open_edges, stats.markers), (ids.len(), ids.len()));
+            }
+            let state = mirror.claim(0, 1, SECOND_NS).unwrap();
+            let state = open_state(&state, 0, 1).unwrap();
+            let opened: Vec<u64> = state.open.iter().map(|(_, edge)| edge.opened_at_ns).collect();
+            prop_assert_eq!(opened, ids.iter().map(|id| u64::from(*id)).collect::<Vec<_>>());
+            prop_assert_eq!(state.fingerprints.len(), ids.len());
+            prop_assert!(state.fingerprints.iter().all(|(_, _, part)| part.is_none()));
+        }
+
+        #[test]
+        fn a_damaged_checkpoint_is_refused(at in 0usize..400, bit in 0u8..8) {
+            let mut mirror = Mirror::new(WINDOW_NS);
+            mirror.apply(0, 1, &record(&[1, 2]), SECOND_NS).unwrap();
+            let mut damaged = mirror.checkpoint();
+            let at = at % damaged.len();
+            damaged[at] ^= 1 << bit;
+            prop_assert!(Mirror::restore(&damaged).is_err());
+            prop_assert!(Mirror::restore(&mirror.checkpoint()[..at]).is_err());
+        }
     }
 }

@@ -19,16 +19,21 @@ use crate::error::{FrameError, PlanError, WireError};
 use crate::fingerprint::{FINGERPRINT, Fingerprint};
 use crate::hash_range::HashRange;
 use crate::label_cardinality::LabelStats;
+use crate::ledger::{Entry, NAMES};
 use crate::relabel::{LabelList, Verdict};
-use crate::remote_write::{Encoded, ExternalLabels, WriteBatch as EncodedBatch};
+use crate::remote_write::{Encoded, ExternalLabels, OutputSpec, Protocol, WriteBatch as EncodedBatch};
 use crate::settings::Settings;
 use crate::split::{Split as SplitRequest, SplitOptions};
-use crate::{mirror, plan, record_envelope, registry, relabel, shard};
+use crate::{batch_rewrite, mirror, plan, record_envelope, refused_spans, registry, relabel, shard};
 
 create_exception!(tenants._engine, EngineError, PyException);
 create_exception!(tenants._engine, MalformedRequest, EngineError);
 create_exception!(tenants._engine, MalformedFrame, EngineError);
 create_exception!(tenants._engine, InvalidPlan, EngineError);
+
+type SummaryRowParts = (Vec<String>, Vec<f64>, Vec<(f64, Vec<f64>)>);
+type SummaryParts = (Vec<SummaryRowParts>, usize, Vec<Vec<f64>>);
+type CardinalityParts = (Vec<(String, u64)>, Vec<(String, u64, u64)>);
 
 /// Shards of one tenant; a bound on what a caller can ask for.
 const MAX_SHARDS: u32 = 4096;
@@ -242,10 +247,31 @@ fn split(
     }
 }
 
-#[pyfunction]
-fn count_spans(py: Python<'_>, body: Input<'_>) -> PyResult<u64> {
-    let bytes = body.as_slice();
-    detached(py, || Ok(crate::count_spans::count_spans(bytes).unwrap_or(0)))
+fn zipped<A: Copy, B: Copy, const N: usize>(names: [A; N], counts: [B; N]) -> [(A, B); N] {
+    std::array::from_fn(|index| (names[index], counts[index]))
+}
+
+#[pyclass(frozen, module = "tenants._engine")]
+struct RefusedSpans(Mutex<refused_spans::RefusedSpans>);
+
+#[pymethods]
+impl RefusedSpans {
+    #[new]
+    fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    fn add(&self, py: Python<'_>, body: Input<'_>, reason: &str) -> PyResult<u64> {
+        let entry = Entry::of_refusal(reason)
+            .ok_or_else(|| PyValueError::new_err(format!("no span is refused as {reason}")))?;
+        let body = body.as_slice();
+        detached(py, || Ok(locked(&self.0)?.add(body, entry)))
+    }
+
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let frame = detached(py, || Ok(locked(&self.0)?.take()))?;
+        Ok(frame.map(|frame| PyBytes::new(py, &frame)))
+    }
 }
 
 #[pyfunction]
@@ -332,6 +358,11 @@ impl Shard {
                 .transpose()?,
         };
         detached(py, || Ok(locked(&self.0)?.apply(frame, now_ns, origin)?))
+    }
+
+    fn hold_fingerprints(&self, from_ns: u64, until_ns: u64) -> PyResult<()> {
+        locked(&self.0)?.hold_fingerprints(from_ns, until_ns);
+        Ok(())
     }
 
     #[pyo3(signature = (now_ns, *, close_edges = false))]
@@ -462,6 +493,21 @@ impl WriteBatch {
     fn exemplars(&self) -> usize {
         self.0.exemplars
     }
+
+    #[getter]
+    fn ahead(&self) -> usize {
+        self.0.ahead
+    }
+
+    #[getter]
+    fn lane(&self) -> usize {
+        self.0.lane
+    }
+
+    #[getter]
+    fn lanes(&self) -> usize {
+        self.0.lanes.max(1)
+    }
 }
 
 #[pyclass(frozen, module = "tenants._engine")]
@@ -504,6 +550,56 @@ fn encoded_for(encoded: Encoded) -> EncodedFor {
     (encoded.batches.into_iter().map(WriteBatch).collect(), left_out)
 }
 
+fn protocol(message: &str) -> PyResult<Protocol> {
+    Protocol::of(message).ok_or_else(|| {
+        let known = Protocol::ALL.map(Protocol::message).join(" or ");
+        PyValueError::new_err(format!("message must be {known}, not {message}"))
+    })
+}
+
+/// With 2.0 counters always carry exemplars: there every receiver takes them.
+fn output(
+    rules: Option<Arc<relabel::Relabel>>,
+    message: &str,
+    counter_exemplars: bool,
+) -> PyResult<OutputSpec> {
+    let protocol = protocol(message)?;
+    Ok(OutputSpec {
+        rules,
+        protocol,
+        counter_exemplars: counter_exemplars || protocol == Protocol::Two,
+        lanes: 1,
+    })
+}
+
+#[pyfunction]
+fn as_remote_write_1(py: Python<'_>, body: Input<'_>) -> PyResult<WriteBatch> {
+    let body = body.as_slice();
+    detached(py, || Ok(WriteBatch(batch_rewrite::as_remote_write_1(body)?)))
+}
+
+#[pyfunction]
+fn split_batch(py: Python<'_>, body: Input<'_>, message: &str) -> PyResult<Vec<WriteBatch>> {
+    let (body, protocol) = (body.as_slice(), protocol(message)?);
+    detached(py, || {
+        let halves = batch_rewrite::split_batch(body, protocol)?;
+        Ok(halves.into_iter().map(WriteBatch).collect())
+    })
+}
+
+/// What is sent before the last samples, alone, and as the last samples of the series that have more.
+type InSteps = (Vec<WriteBatch>, Option<WriteBatch>, Option<WriteBatch>);
+
+#[pyfunction]
+fn batch_steps(py: Python<'_>, body: Input<'_>, message: &str) -> PyResult<InSteps> {
+    let (body, protocol) = (body.as_slice(), protocol(message)?);
+    detached(py, || {
+        let steps = batch_rewrite::steps(body, protocol)?;
+        let ahead = steps.ahead.into_iter().map(WriteBatch).collect();
+        Ok((ahead, steps.alone.map(WriteBatch), steps.last.map(WriteBatch)))
+    })
+}
+
 #[pyclass(frozen, module = "tenants._engine")]
 struct Registry(Mutex<registry::Registry>);
 
@@ -539,40 +635,49 @@ impl Registry {
         })
     }
 
-    #[pyo3(signature = (now_ms, external_labels, max_samples, *, counter_exemplars = false))]
+    #[pyo3(signature = (now_ms, external_labels, max_samples, message = "prometheus.WriteRequest", *, counter_exemplars = false))]
     fn collect(
         &self,
         py: Python<'_>,
         now_ms: i64,
         external_labels: Vec<(String, String)>,
         max_samples: usize,
+        message: &str,
         counter_exemplars: bool,
     ) -> PyResult<Vec<WriteBatch>> {
+        let output = output(None, message, counter_exemplars)?;
         detached(py, || {
             let external = ExternalLabels::new(&external_labels);
-            let batches = locked(&self.0)?.collect(now_ms, &external, max_samples, counter_exemplars);
+            let batches = locked(&self.0)?.collect(now_ms, &external, max_samples, output);
             Ok(batches.into_iter().map(WriteBatch).collect())
         })
     }
 
-    #[pyo3(signature = (now_ms, external_labels, max_samples, rules, *, counter_exemplars = false))]
+    #[pyo3(signature = (now_ms, external_labels, max_samples, outputs, *, counter_exemplars = false, lanes = 1))]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a collection depends on, each by its name"
+    )]
     fn collect_each(
         &self,
         py: Python<'_>,
         now_ms: i64,
         external_labels: Vec<(String, String)>,
         max_samples: usize,
-        rules: Vec<Option<PyRef<'_, Relabel>>>,
+        outputs: Vec<(Option<PyRef<'_, Relabel>>, String)>,
         counter_exemplars: bool,
+        lanes: usize,
     ) -> PyResult<Vec<EncodedFor>> {
-        let rules: Vec<_> = rules
-            .iter()
-            .map(|rules| rules.as_ref().map(|rules| Arc::clone(&rules.0)))
-            .collect();
+        let outputs = outputs.iter().map(|(rules, message)| {
+            let rules = rules.as_ref().map(|rules| Arc::clone(&rules.0));
+            let spec = output(rules, message, counter_exemplars)?;
+            Ok(OutputSpec { lanes, ..spec })
+        });
+        let outputs = outputs.collect::<PyResult<Vec<_>>>()?;
         detached(py, || {
             let external = ExternalLabels::new(&external_labels);
             let mut registry = locked(&self.0)?;
-            let encoded = registry.collect_each(now_ms, &external, max_samples, counter_exemplars, &rules);
+            let encoded = registry.collect_each(now_ms, &external, max_samples, &outputs);
             Ok(encoded.into_iter().map(encoded_for).collect())
         })
     }
@@ -604,16 +709,19 @@ impl Registry {
         })
     }
 
+    #[pyo3(signature = (now_ms, external_labels, max_samples, message = "prometheus.WriteRequest"))]
     fn end_all(
         &self,
         py: Python<'_>,
         now_ms: i64,
         external_labels: Vec<(String, String)>,
         max_samples: usize,
+        message: &str,
     ) -> PyResult<Vec<WriteBatch>> {
+        let protocol = protocol(message)?;
         detached(py, || {
             let external = ExternalLabels::new(&external_labels);
-            let batches = locked(&self.0)?.end_all(now_ms, &external, max_samples);
+            let batches = locked(&self.0)?.end_all(now_ms, &external, max_samples, protocol);
             Ok(batches.into_iter().map(WriteBatch).collect())
         })
     }
@@ -678,6 +786,59 @@ impl Registry {
         })
     }
 
+    fn ledger_totals(&self, py: Python<'_>) -> PyResult<BTreeMap<(&'static str, &'static str), u64>> {
+        detached(py, || {
+            Ok(counted(zipped(NAMES, locked(&self.0)?.ledger().totals())))
+        })
+    }
+
+    fn ledger(&self, py: Python<'_>) -> PyResult<Vec<(String, &'static str, &'static str, u64)>> {
+        detached(py, || {
+            let registry = locked(&self.0)?;
+            let rows = registry.ledger().rows();
+            let counted = rows.into_iter().flat_map(|(service, row)| {
+                let service = String::from_utf8_lossy(service).into_owned();
+                let filled = NAMES.iter().zip(row).filter(|(_, spans)| **spans > 0);
+                filled.map(move |((stage, outcome), spans)| (service.clone(), *stage, *outcome, *spans))
+            });
+            Ok(counted.collect())
+        })
+    }
+
+    fn summary(
+        &self,
+        py: Python<'_>,
+        processor: &str,
+        by: Vec<String>,
+        most: usize,
+    ) -> PyResult<SummaryParts> {
+        let group = match processor {
+            "span_metrics" => registry::SPAN_METRICS_GROUP,
+            "service_graphs" => registry::SERVICE_GRAPHS_GROUP,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "no processor {processor} to add up"
+                )));
+            }
+        };
+        detached(py, || {
+            let summary = locked(&self.0)?.summary(group, &by, most);
+            let rows = summary.rows.into_iter().map(|row| {
+                let totals = row.histograms.into_iter();
+                let histograms = totals.map(|total| (total.seconds, total.buckets)).collect();
+                (row.values, row.counters, histograms)
+            });
+            Ok((rows.collect(), summary.left_out, summary.bounds))
+        })
+    }
+
+    fn cardinality(&self, py: Python<'_>, most: usize) -> PyResult<CardinalityParts> {
+        detached(py, || {
+            let found = locked(&self.0)?.cardinality(most);
+            Ok((found.metrics, found.labels))
+        })
+    }
+
     fn drain_tokens_per_line(&self, py: Python<'_>) -> PyResult<(Vec<(f64, u64)>, f64)> {
         detached(py, || {
             let registry = locked(&self.0)?;
@@ -705,8 +866,8 @@ fn build_info() -> BTreeMap<&'static str, &'static str> {
 mod _engine {
     #[pymodule_export]
     use super::{
-        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Mirror, Plan, Registry, Relabel, Shard,
-        Split, WriteBatch, build_info, check_regex, count_spans, durable_part, fingerprint, split,
-        trace_hash,
+        EngineError, InvalidPlan, MalformedFrame, MalformedRequest, Mirror, Plan, RefusedSpans, Registry,
+        Relabel, Shard, Split, WriteBatch, as_remote_write_1, batch_steps, build_info, check_regex,
+        durable_part, fingerprint, split, split_batch, trace_hash,
     };
 }

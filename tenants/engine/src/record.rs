@@ -1,6 +1,6 @@
 //! The record: what a shard counted since its last flush, on its way to the collector. Private to the engine.
 //!
-//! One atomic unit of three parts (`record_envelope.rs`). Counts, here: shard counters, then one block for each group:
+//! One atomic unit of three parts (`record_envelope.rs`). Counts, here: shard counters, ledger, then one block for each group:
 //! its shape, retired entities, new definitions, deltas by ascending number. State: `shard_state.rs`. Exemplars, here: of
 //! each delta that has any, how many before it have none. Numbers are varints; a record describes its own buckets, so it
 //! can be merged into a registry whose settings have moved on.
@@ -9,6 +9,7 @@ use crate::byte_reader::ByteReader;
 use crate::error::FrameError;
 use crate::exemplar::{Exemplar, ExemplarRank};
 use crate::group::{NativePart, Shape};
+use crate::ledger::{Ledger, LedgerRows, Row};
 use crate::native_buckets::NativeBuckets;
 use crate::native_schema::Schema;
 use crate::record_envelope::{Envelope, HEADER, refuse, seal};
@@ -115,11 +116,15 @@ pub struct DeltaWriter<'a> {
 
 impl GroupWriter {
     /// Begin a record of `groups` groups.
-    pub fn new(counters: &ShardCounters, groups: usize) -> Self {
+    pub fn new(counters: &ShardCounters, ledger: &Ledger, groups: usize) -> Self {
         let mut out = vec![0; HEADER];
         for counter in counters.to_array() {
             put_varint(&mut out, counter);
         }
+        let mut rows = Vec::new();
+        ledger.write(&mut rows);
+        put_varint(&mut out, rows.len() as u64);
+        out.extend_from_slice(&rows);
         put_varint(&mut out, groups as u64);
         Self {
             out,
@@ -277,6 +282,7 @@ pub struct RecordReader<'a> {
     last: Option<u32>,
     /// What the shard counted besides series.
     pub counters: ShardCounters,
+    ledger: &'a [u8],
     /// How many groups follow.
     pub groups: usize,
 }
@@ -336,6 +342,9 @@ impl<'a> RecordReader<'a> {
         for counter in &mut counters {
             *counter = rest.varint()?;
         }
+        let length = rest.count()?;
+        let ledger = rest.bytes(length)?;
+        LedgerRows::new(ledger, "record").try_for_each(|row| row.map(drop))?;
         let groups = rest.count()?;
         let mut reader = Self {
             rest,
@@ -343,10 +352,16 @@ impl<'a> RecordReader<'a> {
             until_exemplars: None,
             last: None,
             counters: ShardCounters::from_array(counters),
+            ledger,
             groups,
         };
         reader.find_exemplars()?;
         Ok(reader)
+    }
+
+    /// What the ledger says, by service.
+    pub fn ledger(&self) -> impl Iterator<Item = (&'a [u8], Row)> + use<'a> {
+        LedgerRows::new(self.ledger, "record").filter_map(Result::ok)
     }
 
     fn find_exemplars(&mut self) -> Result<(), FrameError> {

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::error::FrameError;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const LENGTH: usize = 8;
 const CHECKSUM: usize = 8;
 /// Bytes before the counts.

@@ -1,6 +1,7 @@
 //! The cumulative series of one tenant, merged from the records of all its shards (processors §4).
 
 mod checkpoint;
+mod summary;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use crate::error::FrameError;
 use crate::family::{CounterExemplar, Family, FamilyKind};
 use crate::group::{HistogramShape, Shape};
 use crate::label_cardinality::LabelStats;
+use crate::ledger::Ledger;
 use crate::native_histogram::NativeParameters;
 use crate::plan::Plan;
 use crate::record::{RecordReader, ShardCounters};
-use crate::relabel::Relabel;
-use crate::remote_write::{BatchWriter, Encoded, ExternalLabels, WriteBatch};
+use crate::remote_write::{BatchWriter, Encoded, ExternalLabels, OutputSpec, Protocol, WriteBatch};
 use crate::rewriter::Rewriter;
 use crate::series_group::{MergeContext, SeriesGroup};
 use crate::series_write::Moment;
@@ -27,11 +28,17 @@ use crate::service_graph::{
 use crate::shard::{self, CALLS, GROUPS, LATENCY, SIZE, TOLD};
 use crate::sketch::{Sketch, Window};
 
+pub use summary::{Cardinality, HistogramTotal, Summary, SummaryRow};
+
 /// For this long after a change of settings, series that are no longer produced are looked for: shards and gateways
 /// hear of the change a little later, and what they counted before arrives later still.
 const TRANSITION_MS: i64 = 60_000;
 /// The groups of info metrics: their label sets are not rewritten (processors §0.5).
 const FIRST_INFO_GROUP: usize = 2;
+/// The group whose updates are spans.
+pub const SPAN_METRICS_GROUP: usize = 0;
+/// The group of edges.
+pub const SERVICE_GRAPHS_GROUP: usize = 1;
 
 /// The state of a tenant's registry.
 #[derive(Debug)]
@@ -42,6 +49,7 @@ pub struct Registry {
     rewriter: Rewriter,
     entity_demand: Sketch,
     counters: ShardCounters,
+    ledger: Ledger,
     native_resets: u64,
     /// Key of the hashes that sketches are fed with, so that nobody can choose label sets that collide.
     seed: u64,
@@ -99,6 +107,7 @@ impl Registry {
             groups,
             plan,
             counters: ShardCounters::default(),
+            ledger: Ledger::default(),
             native_resets: 0,
             seed,
             collected_at_ms: started_at_ms,
@@ -157,10 +166,14 @@ impl Registry {
                 native,
                 native_resets: &mut self.native_resets,
                 seed: self.seed,
+                folded: (index == SPAN_METRICS_GROUP).then_some(&mut self.ledger),
             };
             group.merge(source, &mut reader, &mut context)?;
         }
         self.counters.add(&reader.counters);
+        for (service, row) in reader.ledger() {
+            self.ledger.add_row_bounded(service, &row);
+        }
         Ok(())
     }
 
@@ -171,37 +184,35 @@ impl Registry {
         }
     }
 
-    /// Encode all series with samples at `now_ms`, which must exceed every earlier one.
+    /// Encode all series with samples at `now_ms`, which must exceed every earlier one, for one endpoint.
     pub fn collect(
         &mut self,
         now_ms: i64,
         external: &ExternalLabels,
         max_samples: usize,
-        counter_exemplars: bool,
+        output: OutputSpec,
     ) -> Vec<WriteBatch> {
-        let encoded = self.collect_each(now_ms, external, max_samples, counter_exemplars, &[None]);
+        let encoded = self.collect_each(now_ms, external, max_samples, &[output]);
         encoded.into_iter().flat_map(|encoded| encoded.batches).collect()
     }
 
-    /// [`Self::collect`] for several endpoints at once, relabelled by the rules of each; `None`: as they are.
+    /// [`Self::collect`] for several endpoints at once, as each asks for.
     pub fn collect_each(
         &mut self,
         now_ms: i64,
         external: &ExternalLabels,
         max_samples: usize,
-        counter_exemplars: bool,
-        rules: &[Option<Arc<Relabel>>],
+        outputs: &[OutputSpec],
     ) -> Vec<Encoded> {
         if std::mem::take(&mut self.has_new_plan) {
             self.transition_until_ms = now_ms.saturating_add(TRANSITION_MS);
         }
         let is_in_transition = now_ms < self.transition_until_ms;
         let plan = Arc::clone(&self.plan);
-        let mut out = BatchWriter::with_outputs(max_samples, rules);
+        let mut out = BatchWriter::with_outputs(max_samples, outputs);
         for (index, group) in self.groups.iter_mut().enumerate() {
             let can_produce = |set: &[u8]| can_produce(&plan, index, set);
             let moment = Moment {
-                counter_exemplars,
                 can_produce: is_in_transition.then_some(&can_produce),
                 is_weighted: is_weighted(&plan, index),
                 ..moment(now_ms, self.collected_at_ms, &plan, external)
@@ -216,14 +227,20 @@ impl Registry {
     /// All that [`Self::collect_each`] does to the registry, and nothing encoded: a collection that is done again to
     /// come to the same state.
     pub fn collect_silently(&mut self, now_ms: i64) {
-        self.collect_each(now_ms, &ExternalLabels::default(), 1, false, &[]);
+        self.collect_each(now_ms, &ExternalLabels::default(), 1, &[]);
     }
 
     /// Encode a staleness marker for every series that was ever sent, and forget them all.
-    pub fn end_all(&mut self, now_ms: i64, external: &ExternalLabels, max_samples: usize) -> Vec<WriteBatch> {
+    pub fn end_all(
+        &mut self,
+        now_ms: i64,
+        external: &ExternalLabels,
+        max_samples: usize,
+        protocol: Protocol,
+    ) -> Vec<WriteBatch> {
         let plan = Arc::clone(&self.plan);
         let moment = moment(now_ms, self.collected_at_ms, &plan, external);
-        let mut out = BatchWriter::new(max_samples);
+        let mut out = BatchWriter::new(max_samples, protocol);
         for group in &mut self.groups {
             group.end_all(&mut out, &moment, &mut self.budget);
         }
@@ -262,8 +279,14 @@ impl Registry {
             native_resets: self.native_resets,
             state_bytes: self.groups.iter().map(SeriesGroup::state_bytes).sum::<usize>()
                 + self.entity_demand.state_bytes()
+                + self.ledger.state_bytes()
                 + self.rewriter.state_bytes(),
         }
+    }
+
+    /// What became of the spans, by service.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// What the span-name model has seen; `None`: it never was on.
@@ -284,7 +307,6 @@ fn moment<'a>(now_ms: i64, before_ms: i64, plan: &'a Plan, external: &'a Externa
         stale_before_ms: now_ms.saturating_sub(plan.stale_ms),
         trace_id_label: &plan.trace_id_label,
         external,
-        counter_exemplars: false,
         is_weighted: false,
         can_produce: None,
     }
@@ -343,7 +365,10 @@ fn layouts(plan: &Plan, before: Option<&Plan>) -> [(Vec<Family>, Shape); GROUPS]
             graph.unwrap_or_else(|| empty(service_graph::COUNTERS, 3)),
         ),
         (
-            vec![info_family("traces_target_info", plan.target_info().is_some())],
+            vec![
+                info_family("traces_target_info", plan.target_info().is_some())
+                    .described("Attributes of a resource; always 1.", ""),
+            ],
             shard::info_shape(),
         ),
         (vec![host_info_family(plan, before)], shard::info_shape()),
@@ -358,17 +383,20 @@ fn span_metrics_families(plan: &Plan) -> Vec<Family> {
             FamilyKind::Counter(CALLS),
             processor.is_some_and(|plan| plan.count),
         )
-        .with_exemplar(CounterExemplar::Any),
+        .with_exemplar(CounterExemplar::Any)
+        .described("Spans.", ""),
         Family::new(
             "traces_spanmetrics_latency",
             FamilyKind::Histogram(LATENCY),
             processor.is_some_and(|plan| plan.latency),
-        ),
+        )
+        .described("Duration of spans.", "seconds"),
         Family::new(
             "traces_spanmetrics_size_total",
             FamilyKind::Counter(SIZE),
             processor.is_some_and(|plan| plan.size),
-        ),
+        )
+        .described("Size of spans as they were received.", "bytes"),
     ]
 }
 
@@ -381,33 +409,48 @@ fn service_graph_families(plan: &Plan) -> Vec<Family> {
     let histogram = FamilyKind::Histogram;
     vec![
         Family::new("traces_service_graph_request_total", counter(TOTAL), request)
-            .with_exemplar(CounterExemplar::Any),
+            .with_exemplar(CounterExemplar::Any)
+            .described("Requests between two nodes.", ""),
         Family::new(
             "traces_service_graph_request_failed_total",
             counter(FAILED),
             request,
         )
-        .with_exemplar(CounterExemplar::Error),
+        .with_exemplar(CounterExemplar::Error)
+        .described("Failed requests between two nodes.", ""),
         Family::new(
             "traces_service_graph_request_server_seconds",
             histogram(SERVER_SECONDS),
             latency,
+        )
+        .described(
+            "Time for a request between two nodes, as the server saw it.",
+            "seconds",
         ),
         Family::new(
             "traces_service_graph_request_client_seconds",
             histogram(CLIENT_SECONDS),
             latency,
+        )
+        .described(
+            "Time for a request between two nodes, as the client saw it.",
+            "seconds",
         ),
         Family::new(
             "traces_service_graph_request_messaging_system_seconds",
             histogram(MESSAGING_SECONDS),
             messaging,
+        )
+        .described(
+            "Time between the publishing of a message and its receipt.",
+            "seconds",
         ),
         Family::new(
             "traces_service_graph_connection_info",
             FamilyKind::Gauge(CONNECTED),
             processor.is_some_and(|plan| plan.connection_info),
-        ),
+        )
+        .described("Whether two nodes are connected; always 1.", ""),
     ]
 }
 
@@ -416,7 +459,7 @@ fn host_info_family(plan: &Plan, before: Option<&Plan>) -> Family {
     let processor = plan.host_info.as_ref();
     let named = processor.or_else(|| before?.host_info.as_ref());
     let name = named.map_or("traces_host_info", |plan| plan.metric_name.as_str());
-    info_family(name, processor.is_some())
+    info_family(name, processor.is_some()).described("A host that sends spans; always 1.", "")
 }
 
 fn info_family(name: &str, is_enabled: bool) -> Family {

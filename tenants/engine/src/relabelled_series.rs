@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::family::Metadata;
 use crate::relabel::{LabelList, Relabel, Verdict};
-use crate::remote_write::{Message, NAME, Series, put_label};
+use crate::remote_write::{Message, NAME, Series};
+use crate::remote_write_1::{Fields, put_label};
 
 /// Series that rules made impossible to send.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,8 +28,19 @@ pub struct LeftOut {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) labels: Vec<u8>,
-    pub(crate) fields: Vec<u8>,
+    pub(crate) metadata: Metadata,
+    points: Vec<u8>,
+    exemplars: Vec<u8>,
     pub(crate) messages: Vec<Message>,
+}
+
+impl Ended {
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        Fields {
+            points: &self.points,
+            exemplars: &self.exemplars,
+        }
+    }
 }
 
 /// The relabelled series of one collection.
@@ -60,7 +73,12 @@ impl RelabelledSeries {
     }
 
     /// Relabel a series; returns its encoded labels if it is to be written now.
-    pub(crate) fn take(&mut self, series: &Series<'_>, messages: &[Message], fields: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn take(
+        &mut self,
+        series: &Series<'_>,
+        messages: &[Message],
+        fields: &Fields<'_>,
+    ) -> Option<&[u8]> {
         let mut list = LabelList::new(series.pairs());
         match self.rules.apply(&mut list) {
             Verdict::Kept => {}
@@ -86,7 +104,9 @@ impl RelabelledSeries {
         if series.ends {
             self.ended.push(Ended {
                 labels: self.labels.clone(),
-                fields: fields.to_vec(),
+                metadata: series.metric.metadata,
+                points: fields.points.to_vec(),
+                exemplars: fields.exemplars.to_vec(),
                 messages: messages.to_vec(),
             });
             return None;
@@ -144,24 +164,30 @@ impl LabelSets {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::remote_write::{BatchWriter, Encoded, STALE, SeriesLabels, tests::series_of};
-    use crate::{labels::label_set, remote_write::ExternalLabels};
+    use crate::labels::label_set;
+    use crate::remote_write::tests::{metric, series_of};
+    use crate::remote_write::{BatchWriter, Encoded, ExternalLabels, OutputSpec, STALE};
 
     const DROP_ID: &str = r#"[{"source_labels": [], "separator": ";", "regex": "id", "modulus": 0,
                                "target_label": "", "replacement": "$1", "action": "labeldrop"}]"#;
 
-    fn labels(id: &str) -> SeriesLabels {
-        let mut labels = SeriesLabels::default();
+    fn write(writer: &mut BatchWriter, id: &str, name: &[u8], samples: &[(i64, f64)]) {
         let entity = label_set(vec![(b"id", id.as_bytes()), (b"zone", b"z")]);
-        labels.set(&entity, &ExternalLabels::default());
-        labels
+        writer.next_entity(&entity, &ExternalLabels::default(), 0);
+        writer.series(&metric(name), None, samples, 0, None);
     }
 
-    fn encoded(max_samples: usize, write: impl FnOnce(&mut BatchWriter)) -> [Encoded; 2] {
-        let rules = Arc::new(Relabel::from_json(DROP_ID).unwrap());
-        let mut writer = BatchWriter::with_outputs(max_samples, &[Some(rules), None]);
+    fn output(rules: Option<&str>) -> OutputSpec {
+        OutputSpec {
+            rules: rules.map(|rules| Arc::new(Relabel::from_json(rules).unwrap())),
+            ..OutputSpec::default()
+        }
+    }
+
+    fn encoded(max_samples: usize, fill: impl FnOnce(&mut BatchWriter)) -> [Encoded; 2] {
+        let mut writer = BatchWriter::with_outputs(max_samples, &[output(Some(DROP_ID)), output(None)]);
         assert!(writer.needs_order());
-        write(&mut writer);
+        fill(&mut writer);
         writer.finish_each().try_into().unwrap()
     }
 
@@ -185,7 +211,7 @@ mod tests {
         let [relabelled, plain] = encoded(10, |writer| {
             for (id, value) in [("a", 1.0), ("b", 2.0)] {
                 for name in [b"m", b"n"] {
-                    writer.series(&labels(id), name, None, &[(1, value)], None);
+                    write(writer, id, name, &[(1, value)]);
                 }
             }
         });
@@ -203,10 +229,10 @@ mod tests {
     #[test]
     fn what_ends_gives_way_to_what_goes_on() {
         let [relabelled, _] = encoded(10, |writer| {
-            writer.series(&labels("a"), b"m", None, &[(1, 5.0), (2, STALE)], None);
-            writer.series(&labels("b"), b"m", None, &[(2, 7.0)], None);
-            writer.series(&labels("a"), b"n", None, &[(2, STALE)], None);
-            writer.series(&labels("b"), b"n", None, &[(2, STALE)], None);
+            write(writer, "a", b"m", &[(1, 5.0), (2, STALE)]);
+            write(writer, "b", b"m", &[(2, 7.0)]);
+            write(writer, "a", b"n", &[(2, STALE)]);
+            write(writer, "b", b"n", &[(2, STALE)]);
         });
         let sent = [("m", 7.0), ("n", f64::INFINITY)];
         let sent = sent.map(|(name, value)| (name.to_owned(), String::new(), vec![value]));
@@ -218,7 +244,7 @@ mod tests {
     fn what_ends_fills_batches_like_the_rest() {
         let [relabelled, _] = encoded(2, |writer| {
             for name in [b"m", b"n", b"o"] {
-                writer.series(&labels("a"), name, None, &[(2, STALE)], None);
+                write(writer, "a", name, &[(2, STALE)]);
             }
         });
         let sizes: Vec<_> = relabelled.batches.iter().map(|batch| batch.samples).collect();
@@ -228,9 +254,8 @@ mod tests {
     #[test]
     fn a_series_without_a_name_is_left_out() {
         let rules = DROP_ID.replace("\"id\"", "\"__name__\"");
-        let rules = Arc::new(Relabel::from_json(&rules).unwrap());
-        let mut writer = BatchWriter::with_outputs(10, &[Some(rules)]);
-        writer.series(&labels("a"), b"m", None, &[(1, 1.0)], None);
+        let mut writer = BatchWriter::with_outputs(10, &[output(Some(&rules))]);
+        write(&mut writer, "a", b"m", &[(1, 1.0)]);
         let [encoded] = writer.finish_each().try_into().unwrap();
         assert!(encoded.batches.is_empty());
         assert_eq!(encoded.left_out.without_name, 1);

@@ -1,24 +1,60 @@
-//! Remote-Write 1.0 messages, written straight from the registry (remote-write §1.1, §1.3, §1.4).
+//! Remote-write messages, written straight from the registry: what is common to both protocols (remote-write §1).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use snap::raw::Encoder;
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::family::{Family, Metadata, MetricKind};
 use crate::labels::Labels;
 use crate::relabel::Relabel;
 use crate::relabelled_series::{LeftOut, RelabelledSeries};
+use crate::remote_write_1::{self, Fields};
+use crate::remote_write_2::{self, Request};
 use crate::remote_write_histogram::{CountForm, HistogramEncoder, NativeSample, NativeValue};
-use crate::wire::{Cursor, bytes_tag, delimited_len, put_varint, varint_len};
+use crate::wire::{Cursor, bytes_tag, fixed64_tag, varint_tag};
 
 /// Label that holds the name of the metric.
 pub(crate) const NAME: &[u8] = b"__name__";
-const LE: &[u8] = b"le";
+pub(crate) const LE: &[u8] = b"le";
+/// Receivers drop an exemplar whose label is longer, name and value together (remote-write §1.2).
+const MOST_EXEMPLAR_CHARACTERS: usize = 128;
 
 /// The one NaN that says "this series ended" (remote-write §1.5).
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
-/// One compressed `WriteRequest`.
+/// Which message a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// Remote-Write 1.0.
+    #[default]
+    One,
+    /// Remote-Write 2.0.
+    Two,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::One, Self::Two];
+
+    /// The name of its message, which tells them apart in the content type (remote-write §1.3).
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::One => "prometheus.WriteRequest",
+            Self::Two => "io.prometheus.write.v2.Request",
+        }
+    }
+
+    /// The protocol whose message has this name.
+    pub fn of(message: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.message() == message)
+    }
+}
+
+/// One compressed message.
 #[derive(Debug, Clone, Default)]
 pub struct WriteBatch {
     /// Snappy block format.
@@ -31,16 +67,31 @@ pub struct WriteBatch {
     pub histograms: usize,
     /// Exemplars.
     pub exemplars: usize,
+    /// Of the samples, those with a later one of their series behind them.
+    pub ahead: usize,
+    /// Which part of the series it is of.
+    pub lane: usize,
+    /// How many parts there are; 0 counts as 1.
+    pub lanes: usize,
 }
 
 /// The labels of one entity's series, external labels included, encoded once for all its metrics.
 #[derive(Debug, Default)]
 pub struct SeriesLabels {
-    before_name: Vec<u8>,
-    name_to_le: Vec<u8>,
+    pub(crate) before_name: Vec<u8>,
+    pub(crate) name_to_le: Vec<u8>,
     /// A label of the entity that is itself called `le`: `_bucket` series put theirs in its place.
-    own_le: Vec<u8>,
-    after_le: Vec<u8>,
+    pub(crate) own_le: Vec<u8>,
+    pub(crate) after_le: Vec<u8>,
+}
+
+/// A metric of an entity.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric<'a> {
+    /// Name of the series.
+    pub name: &'a [u8],
+    /// What is said of its family.
+    pub metadata: Metadata,
 }
 
 /// An exemplar on its way out.
@@ -52,6 +103,12 @@ pub struct ExemplarOut<'a> {
     pub trace: String,
     /// The observed value in seconds.
     pub seconds: f64,
+}
+
+impl ExemplarOut<'_> {
+    fn fits(&self) -> bool {
+        self.label.chars().count() + self.trace.chars().count() <= MOST_EXEMPLAR_CHARACTERS
+    }
 }
 
 /// Labels set on every series after the entity's own, which they replace (processors §4.5); an empty value removes.
@@ -109,52 +166,38 @@ impl SeriesLabels {
         } else {
             &mut self.after_le
         };
-        put_label(part, name, value);
+        remote_write_1::put_label(part, name, value);
     }
-}
 
-pub(crate) fn put_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.push(0x0a);
-    put_varint(
-        out,
-        (delimited_len(name.len()) + delimited_len(value.len())) as u64,
-    );
-    put_bytes(out, 0x0a, name);
-    put_bytes(out, 0x12, value);
-}
-
-fn label_len(name: &[u8], value: &[u8]) -> usize {
-    delimited_len(delimited_len(name.len()) + delimited_len(value.len()))
-}
-
-fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    out.push(tag);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn exemplar_len(at_ms: i64, exemplar: &ExemplarOut<'_>) -> usize {
-    label_len(exemplar.label.as_bytes(), exemplar.trace.as_bytes()) + sample_len(at_ms)
-}
-
-fn put_exemplar(out: &mut Vec<u8>, at_ms: i64, exemplar: &ExemplarOut<'_>) {
-    out.push(0x1a);
-    put_varint(out, exemplar_len(at_ms, exemplar) as u64);
-    put_label(out, exemplar.label.as_bytes(), exemplar.trace.as_bytes());
-    put_sample(out, 0x11, 0x18, exemplar.seconds, at_ms);
-}
-
-fn sample_len(at_ms: i64) -> usize {
-    9 + 1 + varint_len(at_ms as u64)
+    pub(crate) fn len_without_le(&self) -> usize {
+        self.before_name.len() + self.name_to_le.len() + self.after_le.len()
+    }
 }
 
 /// Encodes series for each output, and cuts them into batches of at most `max_samples` samples, those of native
 /// histograms included.
 pub struct BatchWriter {
+    labels: SeriesLabels,
     histogram: HistogramEncoder,
-    /// Fields of a series behind its labels, the same for all outputs.
-    fields: Vec<u8>,
+    /// Samples or histograms of a series, and its exemplars, the same for all outputs of a protocol.
+    one: Vec<u8>,
+    two: Vec<u8>,
+    exemplars: Vec<u8>,
     outputs: Vec<Output>,
+}
+
+/// What an output asks for.
+#[derive(Debug, Clone, Default)]
+pub struct OutputSpec {
+    /// `None`: every series as it is.
+    pub rules: Option<Arc<Relabel>>,
+    /// Which messages.
+    pub protocol: Protocol,
+    /// Counters carry exemplars too.
+    pub counter_exemplars: bool,
+    /// Into how many parts label sets are divided, each with batches of its own: always the same one in the same part.
+    /// 0 counts as 1, and so does any number where rules change labels: there several may become one.
+    pub lanes: usize,
 }
 
 /// What one output came to.
@@ -166,37 +209,59 @@ pub struct Encoded {
     pub left_out: LeftOut,
 }
 
-/// A `TimeSeries` message without its labels: where its fields are, and what is in them.
+/// A `TimeSeries` message without its labels: where its parts are in [`Fields`], and what is in them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Message {
-    pub(crate) fields: Range<usize>,
+    pub(crate) points: Range<usize>,
+    pub(crate) exemplars: Range<usize>,
+    /// Since when the series counts; 0: it does not count, or that is not known.
+    pub(crate) start_ms: i64,
     pub(crate) samples: usize,
     pub(crate) histograms: usize,
-    pub(crate) exemplars: usize,
+    pub(crate) exemplar_count: usize,
 }
 
 impl BatchWriter {
     /// Begin, with one output that takes every series as it is.
     ///
     /// A batch is closed before an entity that might not fit. One entity is never divided, however big.
-    pub fn new(max_samples: usize) -> Self {
-        Self::with_outputs(max_samples, &[None])
+    pub fn new(max_samples: usize, protocol: Protocol) -> Self {
+        let output = OutputSpec {
+            protocol,
+            ..OutputSpec::default()
+        };
+        Self::with_outputs(max_samples, &[output])
     }
 
-    /// Begin, with an output for each of the rules; `None`: every series as it is. Without any, nothing is encoded.
-    pub fn with_outputs(max_samples: usize, rules: &[Option<Arc<Relabel>>]) -> Self {
-        let output = |rules: &Option<Arc<Relabel>>| Output {
-            max_samples: max_samples.max(1),
-            relabelled: rules.clone().map(RelabelledSeries::new),
-            message: Vec::new(),
-            open: WriteBatch::default(),
-            batches: Vec::new(),
-            encoder: Encoder::new(),
+    /// Begin, with these outputs. Without any, nothing is encoded.
+    pub fn with_outputs(max_samples: usize, outputs: &[OutputSpec]) -> Self {
+        let output = |asked: &OutputSpec| {
+            let relabelled = asked.rules.clone().map(RelabelledSeries::new);
+            let may_collide = relabelled.as_ref().is_some_and(RelabelledSeries::may_collide);
+            let lanes = if may_collide { 1 } else { asked.lanes.max(1) };
+            Output {
+                max_samples: max_samples.max(1),
+                relabelled,
+                counter_exemplars: asked.counter_exemplars,
+                message: OpenMessage::new(asked.protocol),
+                metadata: Vec::new(),
+                open: WriteBatch::default(),
+                lane: 0,
+                parked: (0..lanes)
+                    .map(|_| (OpenMessage::new(asked.protocol), WriteBatch::default()))
+                    .collect(),
+                batches: Vec::new(),
+                whole: Vec::new(),
+                encoder: Encoder::new(),
+            }
         };
         Self {
+            labels: SeriesLabels::default(),
             histogram: HistogramEncoder::default(),
-            fields: Vec::new(),
-            outputs: rules.iter().map(output).collect(),
+            one: Vec::new(),
+            two: Vec::new(),
+            exemplars: Vec::new(),
+            outputs: outputs.iter().map(output).collect(),
         }
     }
 
@@ -209,117 +274,186 @@ impl BatchWriter {
         relabelled.into_iter().any(RelabelledSeries::may_collide)
     }
 
-    /// Call between entities: all series of one histogram share a batch (remote-write §2.5 point 9).
-    ///
-    /// `most_samples` is what the entity may write.
-    pub fn next_entity(&mut self, most_samples: usize) {
-        for output in &mut self.outputs {
-            output.make_room(most_samples);
-        }
+    /// Whether exemplars of counters would be sent.
+    pub fn has_counter_exemplars(&self) -> bool {
+        self.outputs.iter().any(|output| output.counter_exemplars)
     }
 
-    /// Write one series with its samples, oldest first.
-    pub fn series(
-        &mut self,
-        labels: &SeriesLabels,
-        name: &[u8],
-        le: Option<&str>,
-        samples: &[(i64, f64)],
-        exemplar: Option<&ExemplarOut<'_>>,
-    ) {
+    /// Call between entities: all series of one histogram share a batch (remote-write §2.5 point 9).
+    ///
+    /// `entity` is its canonical label set; `most_samples` is what it may write.
+    pub fn next_entity(&mut self, entity: &[u8], external: &ExternalLabels, most_samples: usize) {
         if self.outputs.is_empty() {
             return;
         }
-        let fields = &mut self.fields;
-        fields.clear();
+        self.labels.set(entity, external);
+        for output in &mut self.outputs {
+            output.turn_to(entity);
+            output.make_room(most_samples);
+            if let OpenMessage::Two(request) = &mut output.message {
+                request.forget_entity();
+            }
+        }
+    }
+
+    /// Write one series with its samples, oldest first. `start_ms` is since when it counts, 0 if it does not.
+    pub fn series(
+        &mut self,
+        metric: &Metric<'_>,
+        le: Option<&str>,
+        samples: &[(i64, f64)],
+        start_ms: i64,
+        exemplar: Option<&ExemplarOut<'_>>,
+    ) {
+        let [has_one, has_two] = Protocol::ALL.map(|protocol| self.writes(protocol));
+        self.one.clear();
+        self.two.clear();
+        self.exemplars.clear();
         for (at_ms, value) in samples {
-            fields.push(0x12);
-            put_varint(fields, sample_len(*at_ms) as u64);
-            put_sample(fields, 0x09, 0x10, *value, *at_ms);
+            if has_one {
+                remote_write_1::put_sample(&mut self.one, *at_ms, *value);
+            }
+            if has_two {
+                remote_write_2::put_sample(&mut self.two, *at_ms, *value, start_ms);
+            }
         }
         let last = samples.last();
+        let exemplar = exemplar.filter(|exemplar| exemplar.fits());
         if let Some(exemplar) = exemplar {
-            put_exemplar(fields, last.map_or(0, |(at_ms, _)| *at_ms), exemplar);
+            let at_ms = last.map_or(0, |(at_ms, _)| *at_ms);
+            remote_write_1::put_exemplar(&mut self.exemplars, at_ms, exemplar);
         }
-        let message = Message {
-            fields: 0..fields.len(),
+        let message = |points: &[u8]| Message {
+            points: 0..points.len(),
+            exemplars: 0..self.exemplars.len(),
+            start_ms,
             samples: samples.len(),
             histograms: 0,
-            exemplars: usize::from(exemplar.is_some()),
+            exemplar_count: usize::from(exemplar.is_some()),
         };
-        let ends = last.is_some_and(|(_, value)| value.to_bits() == STALE.to_bits());
-        self.put(
-            &Series {
-                labels,
-                name,
-                le,
-                ends,
-            },
-            &[message],
-        );
+        let messages = [message(&self.one), message(&self.two)];
+        let series = Series {
+            labels: &self.labels,
+            metric: *metric,
+            le,
+            ends: last.is_some_and(|(_, value)| value.to_bits() == STALE.to_bits()),
+        };
+        for output in &mut self.outputs {
+            let [one, two] = &messages;
+            let (message, points) = match output.message {
+                OpenMessage::One(_) => (one, &self.one),
+                OpenMessage::Two(_) => (two, &self.two),
+            };
+            let fields = Fields {
+                points,
+                exemplars: &self.exemplars,
+            };
+            output.put(&series, std::slice::from_ref(message), &fields);
+        }
     }
 
     /// Write one series of native histograms, oldest first, and exemplars each at its own time, ascending.
     ///
-    /// Prometheus takes the exemplars of a message before its histograms, and none for a series that it does not know.
-    /// What precedes the last histogram therefore goes ahead in a message of its own if there are exemplars: the empty
-    /// histogram of a new series makes it known.
+    /// With 1.0 Prometheus takes the exemplars of a message before its histograms, and none for a series that it does not
+    /// know. What precedes the last histogram therefore goes ahead in a message of its own if there are exemplars: the
+    /// empty histogram of a new series makes it known. With 2.0 exemplars come last, and one message says it all.
     pub fn native_series(
         &mut self,
-        labels: &SeriesLabels,
-        name: &[u8],
+        metric: &Metric<'_>,
         form: CountForm,
         histograms: &[NativeSample<'_>],
+        start_ms: i64,
         exemplars: &[(i64, ExemplarOut<'_>)],
     ) {
-        if self.outputs.is_empty() {
-            return;
-        }
-        self.fields.clear();
-        let last = histograms.last();
-        let series = Series {
-            labels,
-            name,
-            le: None,
-            ends: last.is_some_and(|sample| matches!(sample.value, NativeValue::Stale)),
-        };
-        if let [ahead @ .., last] = histograms
-            && !ahead.is_empty()
-            && !exemplars.is_empty()
-        {
-            let ahead = self.native_message(form, ahead, &[]);
-            let last = self.native_message(form, &[*last], exemplars);
-            self.put(&series, &[ahead, last]);
-        } else {
-            let message = self.native_message(form, histograms, exemplars);
-            self.put(&series, &[message]);
-        }
-    }
-
-    fn native_message(
-        &mut self,
-        form: CountForm,
-        histograms: &[NativeSample<'_>],
-        exemplars: &[(i64, ExemplarOut<'_>)],
-    ) -> Message {
-        let start = self.fields.len();
-        for (at_ms, exemplar) in exemplars {
-            put_exemplar(&mut self.fields, *at_ms, exemplar);
-        }
+        self.one.clear();
+        self.two.clear();
+        self.exemplars.clear();
+        let [has_one, has_two] = Protocol::ALL.map(|protocol| self.writes(protocol));
+        let mut ahead_len = 0;
         for sample in histograms {
-            self.histogram.append(&mut self.fields, sample, form);
+            if has_one {
+                ahead_len = self.one.len();
+                self.histogram
+                    .append(&mut self.one, sample, form, Protocol::One, start_ms);
+            }
+            if has_two {
+                self.histogram
+                    .append(&mut self.two, sample, form, Protocol::Two, start_ms);
+            }
         }
-        Message {
-            fields: start..self.fields.len(),
+        let fitting = exemplars.iter().filter(|(_, exemplar)| exemplar.fits());
+        let mut exemplar_count = 0;
+        for (at_ms, exemplar) in fitting {
+            remote_write_1::put_exemplar(&mut self.exemplars, *at_ms, exemplar);
+            exemplar_count += 1;
+        }
+        let series = Series {
+            labels: &self.labels,
+            metric: *metric,
+            le: None,
+            ends: histograms
+                .last()
+                .is_some_and(|sample| matches!(sample.value, NativeValue::Stale)),
+        };
+        let whole = |points: &[u8]| Message {
+            points: 0..points.len(),
+            exemplars: 0..self.exemplars.len(),
+            start_ms,
             samples: 0,
             histograms: histograms.len(),
-            exemplars: exemplars.len(),
+            exemplar_count,
+        };
+        let two = [whole(&self.two)];
+        let one = whole(&self.one);
+        let one = if exemplar_count > 0 && ahead_len > 0 {
+            let ahead = Message {
+                points: 0..ahead_len,
+                exemplars: 0..0,
+                histograms: histograms.len() - 1,
+                exemplar_count: 0,
+                ..one
+            };
+            let last = Message {
+                points: ahead_len..self.one.len(),
+                histograms: 1,
+                ..one
+            };
+            vec![ahead, last]
+        } else {
+            vec![one]
+        };
+        for output in &mut self.outputs {
+            let (messages, points) = match output.message {
+                OpenMessage::One(_) => (&*one, &self.one),
+                OpenMessage::Two(_) => (&two[..], &self.two),
+            };
+            let fields = Fields {
+                points,
+                exemplars: &self.exemplars,
+            };
+            output.put(&series, messages, &fields);
         }
     }
 
-    fn put(&mut self, series: &Series<'_>, messages: &[Message]) {
+    fn writes(&self, protocol: Protocol) -> bool {
+        self.outputs
+            .iter()
+            .any(|output| output.message.protocol() == protocol)
+    }
+
+    /// Say what a metric is: with 1.0 once in a collection, in its last batch; with 2.0 every series has said it. Not
+    /// where rules may have renamed it.
+    pub fn describe(&mut self, family: &Family) {
         for output in &mut self.outputs {
-            output.put(series, messages, &self.fields);
+            let may_rename = output
+                .relabelled
+                .as_ref()
+                .is_some_and(RelabelledSeries::may_collide);
+            if let OpenMessage::One(_) = output.message
+                && !may_rename
+            {
+                remote_write_1::put_metadata(&mut output.metadata, family.name.as_bytes(), &family.metadata);
+            }
         }
     }
 
@@ -337,9 +471,9 @@ impl BatchWriter {
 
 /// What tells a series from others, and whether it ends.
 pub(crate) struct Series<'s> {
-    labels: &'s SeriesLabels,
-    name: &'s [u8],
-    le: Option<&'s str>,
+    pub(crate) labels: &'s SeriesLabels,
+    pub(crate) metric: Metric<'s>,
+    pub(crate) le: Option<&'s str>,
     pub(crate) ends: bool,
 }
 
@@ -352,7 +486,7 @@ impl<'s> Series<'s> {
             &self.labels.own_le
         };
         read_labels(&self.labels.before_name)
-            .chain([(NAME, self.name)])
+            .chain([(NAME, self.metric.name)])
             .chain(read_labels(&self.labels.name_to_le))
             .chain(self.le.map(|le| (LE, le.as_bytes())))
             .chain(read_labels(own_le))
@@ -360,8 +494,8 @@ impl<'s> Series<'s> {
     }
 }
 
-/// Read what [`put_label`] has written.
-fn read_labels(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// Read what [`remote_write_1::put_label`] has written, up to the first field that is no label.
+pub(crate) fn read_labels(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut labels = Cursor::new(encoded, "labels");
     std::iter::from_fn(move || {
         let is_label = labels.tag().ok()? == bytes_tag(1);
@@ -371,18 +505,97 @@ fn read_labels(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Time and value of an exemplar of a 1.0 message.
+pub(crate) fn read_exemplar(encoded: &[u8]) -> Option<(i64, f64)> {
+    let mut cursor = Cursor::new(encoded, "exemplar");
+    let (mut at_ms, mut value) = (0, 0.0);
+    loop {
+        match cursor.tag().ok()? {
+            0 => return Some((at_ms, value)),
+            tag if tag == fixed64_tag(2) => value = f64::from_bits(cursor.fixed64().ok()?),
+            tag if tag == varint_tag(3) => at_ms = cursor.varint().ok()? as i64,
+            tag => cursor.skip(tag).ok()?,
+        }
+    }
+}
+
+/// The message that is being written.
+enum OpenMessage {
+    One(Vec<u8>),
+    Two(Box<Request>),
+}
+
+impl OpenMessage {
+    fn new(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::One => Self::One(Vec::new()),
+            Protocol::Two => Self::Two(Box::default()),
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::One(_) => Protocol::One,
+            Self::Two(_) => Protocol::Two,
+        }
+    }
+
+    fn put_series(&mut self, series: &Series<'_>, message: &Message, fields: &Fields<'_>) {
+        match self {
+            Self::One(out) => remote_write_1::put_series(out, series, message, fields),
+            Self::Two(request) => request.put_series(series, message, fields),
+        }
+    }
+
+    /// Write a series whose labels are encoded as in 1.0.
+    fn put_encoded(&mut self, labels: &[u8], metadata: &Metadata, message: &Message, fields: &Fields<'_>) {
+        match self {
+            Self::One(out) => remote_write_1::put_encoded(out, labels, message, fields),
+            Self::Two(request) => request.put_encoded(labels, metadata, message, fields),
+        }
+    }
+}
+
 /// The batches of one output.
 struct Output {
     max_samples: usize,
     /// `None`: series are sent as they are.
     relabelled: Option<RelabelledSeries>,
-    message: Vec<u8>,
+    counter_exemplars: bool,
+    message: OpenMessage,
+    /// What the last batch says of metrics.
+    metadata: Vec<u8>,
     open: WriteBatch,
+    /// The lane of `message` and `open`; those of the others are parked, and nothing is at this one's place.
+    lane: usize,
+    parked: Vec<(OpenMessage, WriteBatch)>,
     batches: Vec<WriteBatch>,
+    /// Held for reuse.
+    whole: Vec<u8>,
     encoder: Encoder,
 }
 
 impl Output {
+    /// Go on in the lane of a label set. Its hash must be the same in every process: what waits on disk is in lanes too.
+    fn turn_to(&mut self, entity: &[u8]) {
+        if self.parked.len() > 1 {
+            self.park((xxh3_64(entity) % self.parked.len() as u64) as usize);
+        }
+    }
+
+    fn park(&mut self, next: usize) {
+        if next == self.lane {
+            return;
+        }
+        for place in [self.lane, next] {
+            if let Some((message, open)) = self.parked.get_mut(place) {
+                std::mem::swap(message, &mut self.message);
+                std::mem::swap(open, &mut self.open);
+            }
+        }
+        self.lane = next;
+    }
+
     fn make_room(&mut self, most_samples: usize) {
         let samples = self.open.samples + self.open.histograms;
         if samples > 0 && samples + most_samples > self.max_samples {
@@ -390,53 +603,57 @@ impl Output {
         }
     }
 
-    fn put(&mut self, series: &Series<'_>, messages: &[Message], fields: &[u8]) {
+    fn put(&mut self, series: &Series<'_>, messages: &[Message], fields: &Fields<'_>) {
+        let points: usize = messages
+            .iter()
+            .map(|message| message.samples + message.histograms)
+            .sum();
+        let bare: Vec<Message>;
+        let mut messages = messages;
+        if !self.counter_exemplars
+            && series.metric.metadata.kind == MetricKind::Counter
+            && messages.iter().any(|message| message.exemplar_count > 0)
+        {
+            bare = messages.iter().map(Message::without_exemplars).collect();
+            messages = &bare;
+        }
         if let Some(relabelled) = &mut self.relabelled {
-            if let Some(labels) = relabelled.take(series, messages, fields) {
-                for message in messages {
-                    write_message(&mut self.message, labels, fields, message);
-                    count(&mut self.open, message);
-                }
+            let Some(labels) = relabelled.take(series, messages, fields) else {
+                return;
+            };
+            for message in messages {
+                self.message
+                    .put_encoded(labels, &series.metric.metadata, message, fields);
+                count(&mut self.open, message);
             }
+            self.open.ahead += points.saturating_sub(1);
             return;
         }
         for message in messages {
-            let fields = fields.get(message.fields.clone()).unwrap_or_default();
-            self.begin_series(series.labels, series.name, series.le, fields.len());
-            self.message.extend_from_slice(fields);
+            self.message.put_series(series, message, fields);
             count(&mut self.open, message);
         }
-    }
-
-    /// Write a series up to its labels; `fields_len` bytes must follow.
-    fn begin_series(&mut self, labels: &SeriesLabels, name: &[u8], le: Option<&str>, fields_len: usize) {
-        let le_len = le.map_or(labels.own_le.len(), |le| label_len(LE, le.as_bytes()));
-        let length = labels.before_name.len()
-            + label_len(NAME, name)
-            + labels.name_to_le.len()
-            + le_len
-            + labels.after_le.len()
-            + fields_len;
-        let out = &mut self.message;
-        out.push(0x0a);
-        put_varint(out, length as u64);
-        out.extend_from_slice(&labels.before_name);
-        put_label(out, NAME, name);
-        out.extend_from_slice(&labels.name_to_le);
-        match le {
-            Some(le) => put_label(out, LE, le.as_bytes()),
-            None => out.extend_from_slice(&labels.own_le),
-        }
-        out.extend_from_slice(&labels.after_le);
+        self.open.ahead += points.saturating_sub(1);
     }
 
     fn close(&mut self) {
+        let whole = match &mut self.message {
+            OpenMessage::One(message) => message,
+            OpenMessage::Two(request) => {
+                self.whole.clear();
+                request.write(&mut self.whole);
+                request.clear();
+                &mut self.whole
+            }
+        };
         // The encoder refuses only messages of 4 GiB; a batch is far below.
-        if let Ok(body) = self.encoder.compress_vec(&self.message) {
+        if let Ok(body) = self.encoder.compress_vec(whole) {
             self.open.body = body;
+            self.open.lane = self.lane;
+            self.open.lanes = self.parked.len();
             self.batches.push(std::mem::take(&mut self.open));
         }
-        self.message.clear();
+        whole.clear();
     }
 
     fn finish(mut self) -> Encoded {
@@ -450,14 +667,21 @@ impl Output {
                     .sum();
                 self.make_room(samples);
                 for message in &ended.messages {
-                    write_message(&mut self.message, &ended.labels, &ended.fields, message);
+                    self.message
+                        .put_encoded(&ended.labels, &ended.metadata, message, &ended.fields());
                     count(&mut self.open, message);
                 }
             }
             left_out = relabelled.left_out;
         }
-        if self.open.series > 0 {
-            self.close();
+        for lane in 0..self.parked.len() {
+            self.park(lane);
+            if self.open.series > 0 {
+                if let OpenMessage::One(message) = &mut self.message {
+                    message.append(&mut self.metadata);
+                }
+                self.close();
+            }
         }
         Encoded {
             batches: self.batches,
@@ -466,26 +690,21 @@ impl Output {
     }
 }
 
-fn write_message(out: &mut Vec<u8>, labels: &[u8], fields: &[u8], message: &Message) {
-    let fields = fields.get(message.fields.clone()).unwrap_or_default();
-    out.push(0x0a);
-    put_varint(out, (labels.len() + fields.len()) as u64);
-    out.extend_from_slice(labels);
-    out.extend_from_slice(fields);
+impl Message {
+    fn without_exemplars(&self) -> Self {
+        Self {
+            exemplars: 0..0,
+            exemplar_count: 0,
+            ..self.clone()
+        }
+    }
 }
 
 fn count(open: &mut WriteBatch, message: &Message) {
     open.series += 1;
     open.samples += message.samples;
     open.histograms += message.histograms;
-    open.exemplars += message.exemplars;
-}
-
-fn put_sample(out: &mut Vec<u8>, value_tag: u8, time_tag: u8, value: f64, at_ms: i64) {
-    out.push(value_tag);
-    out.extend_from_slice(&value.to_le_bytes());
-    out.push(time_tag);
-    put_varint(out, at_ms as u64);
+    open.exemplars += message.exemplar_count;
 }
 
 #[cfg(test)]
@@ -494,6 +713,17 @@ pub(crate) mod tests {
     use super::*;
     use crate::labels::label_set;
     use crate::native_schema::Schema;
+
+    /// A metric of which nothing is said.
+    pub(crate) fn metric(name: &[u8]) -> Metric<'_> {
+        Metric {
+            name,
+            metadata: Metadata {
+                kind: MetricKind::Histogram,
+                ..Metadata::default()
+            },
+        }
+    }
 
     fn fields(message: &[u8], wanted: u32) -> Vec<&[u8]> {
         let mut cursor = Cursor::new(message, "test");
@@ -540,10 +770,9 @@ pub(crate) mod tests {
         let entity = label_set(pairs.collect());
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let external = ExternalLabels::new(&external.iter().map(owned).collect::<Vec<_>>());
-        let mut labels = SeriesLabels::default();
-        labels.set(&entity, &external);
-        let mut writer = BatchWriter::new(10);
-        writer.series(&labels, b"m", le, &[(1, 0.0), (2, 1.5)], None);
+        let mut writer = BatchWriter::new(10, Protocol::One);
+        writer.next_entity(&entity, &external, 2);
+        writer.series(&metric(b"m"), le, &[(1, 0.0), (2, 1.5)], 0, None);
         let batches = writer.finish();
         let message = snap::raw::Decoder::new()
             .decompress_vec(&batches[0].body)
@@ -583,10 +812,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_full_batch_is_closed_between_entities() {
-        let mut writer = BatchWriter::new(2);
+        let mut writer = BatchWriter::new(2, Protocol::One);
         for _ in 0..5 {
-            writer.next_entity(1);
-            writer.series(&SeriesLabels::default(), b"m", None, &[(1, 1.0)], None);
+            writer.next_entity(&[], &ExternalLabels::default(), 1);
+            writer.series(&metric(b"m"), None, &[(1, 1.0)], 0, None);
         }
         let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.samples).collect();
         assert_eq!(sizes, [2, 2, 1]);
@@ -602,10 +831,9 @@ pub(crate) mod tests {
         let value = NativeValue::Empty(Schema::FINEST);
         let samples = [1, 300].map(|at_ms| NativeSample { at_ms, value });
         let exemplars = [(299, exemplar("a", 0.5)), (300, exemplar("b", 2.0))];
-        let mut writer = BatchWriter::new(10);
-        let labels = SeriesLabels::default();
-        writer.native_series(&labels, b"m", CountForm::Integer, &samples, &exemplars);
-        writer.native_series(&labels, b"n", CountForm::Integer, &samples, &[]);
+        let mut writer = BatchWriter::new(10, Protocol::One);
+        writer.native_series(&metric(b"m"), CountForm::Integer, &samples, 0, &exemplars);
+        writer.native_series(&metric(b"n"), CountForm::Integer, &samples, 0, &[]);
         let batch = writer.finish().remove(0);
         assert_eq!(
             (batch.series, batch.samples, batch.histograms, batch.exemplars),
@@ -636,14 +864,108 @@ pub(crate) mod tests {
     #[test]
     fn native_samples_fill_a_batch_like_others() {
         let value = NativeValue::Stale;
-        let mut writer = BatchWriter::new(3);
+        let mut writer = BatchWriter::new(3, Protocol::One);
         for at_ms in 1..=2 {
-            writer.next_entity(2);
+            writer.next_entity(&[], &ExternalLabels::default(), 2);
             let sample = NativeSample { at_ms, value };
-            let labels = SeriesLabels::default();
-            writer.native_series(&labels, b"m", CountForm::Float, &[sample, sample], &[]);
+            writer.native_series(&metric(b"m"), CountForm::Float, &[sample, sample], 0, &[]);
         }
         let sizes: Vec<usize> = writer.finish().iter().map(|batch| batch.histograms).collect();
         assert_eq!(sizes, [2, 2]);
+    }
+
+    #[test]
+    fn an_exemplar_with_too_long_a_label_is_left_out_in_both_protocols() {
+        let label = "l".repeat(126);
+        for (trace, is_sent) in [("ab", true), ("abc", false)] {
+            let exemplar = ExemplarOut {
+                label: &label,
+                trace: trace.to_owned(),
+                seconds: 1.0,
+            };
+            for protocol in Protocol::ALL {
+                let mut writer = BatchWriter::new(10, protocol);
+                writer.series(&metric(b"m"), None, &[(5, 1.0)], 2, Some(&exemplar));
+                let exemplars = [(5, exemplar.clone())];
+                let value = NativeValue::Empty(Schema::FINEST);
+                let samples = [NativeSample { at_ms: 5, value }];
+                writer.native_series(&metric(b"n"), CountForm::Integer, &samples, 2, &exemplars);
+                let batch = writer.finish().remove(0);
+                assert_eq!(batch.exemplars, if is_sent { 2 } else { 0 }, "{trace}");
+            }
+        }
+    }
+
+    #[test]
+    fn counters_have_exemplars_only_where_they_are_asked_for() {
+        let counter = Metric {
+            name: b"m_total",
+            metadata: Metadata::default(),
+        };
+        let exemplar = ExemplarOut {
+            label: "traceID",
+            trace: "a".to_owned(),
+            seconds: 1.0,
+        };
+        let output = |counter_exemplars| OutputSpec {
+            counter_exemplars,
+            ..OutputSpec::default()
+        };
+        let mut writer = BatchWriter::with_outputs(10, &[output(true), output(false)]);
+        writer.series(&counter, None, &[(5, 1.0)], 2, Some(&exemplar));
+        let counts = writer
+            .finish_each()
+            .into_iter()
+            .map(|encoded| encoded.batches[0].exemplars);
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn a_message_of_2_0_to_the_byte() {
+        let mut writer = BatchWriter::new(10, Protocol::Two);
+        let entity = label_set(vec![(b"a", b"1".as_slice()), (b"z", b"2")]);
+        writer.next_entity(&entity, &ExternalLabels::default(), 2);
+        let metric = Metric {
+            name: b"m_bucket",
+            metadata: Metadata {
+                kind: MetricKind::Histogram,
+                help: "Help.",
+                unit: "seconds",
+            },
+        };
+        writer.series(&metric, Some("+Inf"), &[(3, 0.0), (300, 1.5)], 3, None);
+        let batch = writer.finish().remove(0);
+        let message = snap::raw::Decoder::new().decompress_vec(&batch.body).unwrap();
+        let mut expected = Vec::new();
+        let symbols: [&[u8]; 11] = [
+            b"",
+            b"__name__",
+            b"le",
+            b"a",
+            b"1",
+            b"z",
+            b"2",
+            b"m_bucket",
+            b"+Inf",
+            b"Help.",
+            b"seconds",
+        ];
+        for symbol in symbols {
+            expected.extend([0x22, symbol.len() as u8]);
+            expected.extend(symbol);
+        }
+        let series = [
+            &[0x0a, 8, 1, 7, 3, 4, 2, 8, 5, 6][..],
+            &[0x2a, 6, 0x08, 3, 0x18, 9, 0x20, 10],
+            &[0x30, 3],
+            &[0x12, 11, 0x10, 3, 0x09],
+            &0f64.to_le_bytes(),
+            &[0x12, 14, 0x10, 0xac, 2, 0x18, 3, 0x09],
+            &1.5f64.to_le_bytes(),
+        ]
+        .concat();
+        expected.extend([0x2a, series.len() as u8]);
+        expected.extend(series);
+        assert_eq!(message, expected);
     }
 }

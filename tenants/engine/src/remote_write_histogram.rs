@@ -1,9 +1,9 @@
-//! The `Histogram` message of Remote-Write 1.0 (remote-write §1.1, §1.5; processors appendix C).
+//! The `Histogram` message, which differs little between Remote-Write 1.0 and 2.0 (remote-write §1.1, §1.5; processors appendix C).
 
 use crate::native_buckets::NativeBuckets;
 use crate::native_histogram::NativeHistogram;
 use crate::native_schema::Schema;
-use crate::remote_write::STALE;
+use crate::remote_write::{Protocol, STALE};
 use crate::wire::{bytes_tag, fixed64_tag, put_varint, varint_len, varint_tag};
 
 /// Durations up to this many seconds are in the zero bucket: 2^-128, which only 0 is.
@@ -71,8 +71,15 @@ struct Span {
 }
 
 impl HistogramEncoder {
-    /// Append one sample as field 4 of a `TimeSeries`.
-    pub fn append(&mut self, out: &mut Vec<u8>, sample: &NativeSample<'_>, form: CountForm) {
+    /// Append one sample as a field of a `TimeSeries`. With 2.0 it says since when the series counts, if that is before.
+    pub fn append(
+        &mut self,
+        out: &mut Vec<u8>,
+        sample: &NativeSample<'_>,
+        form: CountForm,
+        protocol: Protocol,
+        start_ms: i64,
+    ) {
         self.message.clear();
         match sample.value {
             NativeValue::Counted(histogram) => {
@@ -94,7 +101,15 @@ impl HistogramEncoder {
         }
         put_tag(&mut self.message, varint_tag(15));
         put_varint(&mut self.message, sample.at_ms as u64);
-        put_delimited(out, 4, &self.message);
+        let number = match protocol {
+            Protocol::One => 4,
+            Protocol::Two => 3,
+        };
+        if protocol == Protocol::Two && start_ms != 0 && start_ms < sample.at_ms {
+            put_tag(&mut self.message, varint_tag(17));
+            put_varint(&mut self.message, start_ms as u64);
+        }
+        put_delimited(out, number, &self.message);
     }
 
     /// Fields 1 to 7. Counts are written even where they are zero: which of the two is there tells the form.
@@ -282,8 +297,12 @@ mod tests {
         let mut out = Vec::new();
         let mut encoder = HistogramEncoder::default();
         // Twice, so that nothing is left of the first.
-        encoder.append(&mut Vec::new(), &NativeSample { at_ms: 1, value }, form);
-        encoder.append(&mut out, &NativeSample { at_ms: 1_700, value }, form);
+        let mut append = |out: &mut Vec<u8>, at_ms| {
+            let sample = NativeSample { at_ms, value };
+            encoder.append(out, &sample, form, Protocol::One, 1);
+        };
+        append(&mut Vec::new(), 1);
+        append(&mut out, 1_700);
         decode(&out)
     }
 

@@ -47,6 +47,17 @@ pub struct Resource {
     pub told_target_info: Told,
     /// When the host info was last passed on.
     pub told_host_info: Told,
+    /// The number of its service in the request that it was last seen in.
+    pub service: ServiceNumber,
+}
+
+/// A number that is good in one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServiceNumber {
+    /// Which request; 0: none yet.
+    pub request: u64,
+    /// The number.
+    pub number: u32,
 }
 
 /// When something was last passed on, to pass it on as often as it takes and no more: an info metric is always 1, and
@@ -276,6 +287,7 @@ impl<'p, 'm> Reader<'p, 'm> {
             cuts: self.cuts,
             told_target_info: Told::default(),
             told_host_info: Told::default(),
+            service: ServiceNumber::default(),
         }
     }
 }

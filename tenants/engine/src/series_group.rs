@@ -12,6 +12,8 @@ use crate::error::FrameError;
 use crate::exemplar::Exemplar;
 use crate::family::{Family, FamilyKind};
 use crate::group::{MAX_ENTITIES, NO_ENTITY, Shape, overflow_labels};
+use crate::labels::Labels;
+use crate::ledger::{Entry, Ledger, OTHER_SERVICES};
 use crate::native_histogram::{NativeHistogram, NativeParameters};
 use crate::native_schema::Schema;
 use crate::rebucket::{rebucket, rebucketings, slot_map};
@@ -27,6 +29,8 @@ const MAX_KNOWN: usize = 2 * MAX_ENTITIES;
 /// Most bytes of their label sets, likewise.
 const MAX_LABEL_BYTES: usize = 1 << 30;
 const NO_ROW: u32 = u32::MAX;
+/// In the place of the time since when a series counts: it begins with the next collection.
+pub(crate) const NOT_YET: i64 = 0;
 
 /// A label set.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ pub struct MergeContext<'m> {
     pub native_resets: &'m mut u64,
     /// Key of the hashes that sketches are fed with.
     pub seed: u64,
+    /// Where updates that a limit puts into overflow are counted, if they are spans.
+    pub folded: Option<&'m mut Ledger>,
 }
 
 /// The numbers of one processor.
@@ -94,6 +100,10 @@ pub struct SeriesGroup {
     pub(crate) sums: Vec<u128>,
     /// Native histograms, where there are any.
     pub(crate) natives: Vec<NativeHistogram>,
+    /// Since when each of them counts, as receivers were told.
+    pub(crate) native_starts: Vec<i64>,
+    /// Since when the other series count, by row and family.
+    pub(crate) starts: Vec<i64>,
     rows: u32,
     pub(crate) free_rows: Vec<u32>,
     /// Best exemplar since the last collection by entity, histogram and place.
@@ -126,6 +136,8 @@ impl SeriesGroup {
             values: Vec::new(),
             sums: Vec::new(),
             natives: Vec::new(),
+            native_starts: Vec::new(),
+            starts: Vec::new(),
             rows: 0,
             free_rows: Vec::new(),
             exemplars: HashMap::new(),
@@ -228,9 +240,12 @@ impl SeriesGroup {
     fn fit_natives(&mut self, former: &Shape, now_ms: i64) {
         if !self.shape.has_native() {
             self.natives = Vec::new();
+            self.native_starts = Vec::new();
             return;
         }
         let histograms = self.shape.histograms.len();
+        self.native_starts
+            .resize(self.rows as usize * histograms, NOT_YET);
         for row in 0..self.rows as usize {
             for (index, histogram) in self.shape.histograms.iter().enumerate() {
                 let had_native = former
@@ -439,6 +454,7 @@ impl SeriesGroup {
         if let Some(Some(entity)) = self.entities.get_mut(target as usize) {
             entity.updated_at_ms = entity.updated_at_ms.max(context.now_ms);
         }
+        let mut is_folded = self.overflow == Some(target);
         for index in 0..self.families.len() {
             let Some(family) = self.families.get(index) else {
                 continue;
@@ -449,10 +465,15 @@ impl SeriesGroup {
             }
             self.offer(target, index, context);
             let place = self.admit(target, index, context);
+            is_folded |= place != target;
             if let Some(Some(entity)) = self.entities.get_mut(place as usize) {
                 entity.news |= 1u8 << index;
             }
             self.add_numbers(place, kind, delta, context);
+        }
+        if is_folded && let Some(ledger) = context.folded.as_mut() {
+            let service = service_of(labels_of(&self.entities, raw));
+            ledger.add_bounded(service, Entry::Folded, u64::from(delta.updates));
         }
     }
 
@@ -562,6 +583,7 @@ impl SeriesGroup {
         let (rows, histograms) = (self.rows as usize, self.shape.histograms.len());
         self.values.resize(rows * self.stride, 0.0);
         self.sums.resize(rows * histograms, 0);
+        self.starts.resize(rows * self.families.len(), NOT_YET);
         if self.shape.has_native() {
             let schemas = self.shape.histograms.iter().map(|histogram| {
                 let finder = histogram.native.as_ref();
@@ -569,6 +591,7 @@ impl SeriesGroup {
             });
             self.natives
                 .extend(schemas.map(|schema| NativeHistogram::new(schema, now_ms)));
+            self.native_starts.resize(rows * histograms, NOT_YET);
         }
     }
 
@@ -609,6 +632,9 @@ impl SeriesGroup {
                     let is_reset =
                         native.merge(&more.native, schema, more.sum, context.now_ms, &context.native);
                     *context.native_resets += u64::from(is_reset);
+                    if is_reset && let Some(start) = self.native_starts.get_mut(at) {
+                        *start = NOT_YET;
+                    }
                 }
                 for (own, place, exemplar) in &delta.exemplars {
                     if *own == histogram {
@@ -730,6 +756,7 @@ impl SeriesGroup {
             + self.numbers.capacity() * (size_of::<u32>() + 1)
             + self.values.capacity() * size_of::<f64>()
             + self.sums.capacity() * size_of::<u128>()
+            + (self.starts.capacity() + self.native_starts.capacity()) * size_of::<i64>()
             + self.exemplars.capacity() * (size_of::<((u32, u8, u8), Exemplar)>() + 1)
             + self.demand.iter().map(Sketch::state_bytes).sum::<usize>()
     }
@@ -747,6 +774,14 @@ impl Delta {
                 .is_some_and(|delta| !delta.buckets.is_empty()),
         }
     }
+}
+
+/// The service that a label set of span metrics is of, if it says so.
+fn service_of(labels: &[u8]) -> &[u8] {
+    let mut labels = Labels(labels);
+    labels
+        .find(|(name, _)| *name == b"service")
+        .map_or(OTHER_SERVICES, |(_, service)| service)
 }
 
 fn labels_of(entities: &[Option<Entity>], number: u32) -> &[u8] {
@@ -777,7 +812,7 @@ mod tests {
             let mut shard = Group::new(shape(counters, histograms));
             let entity = shard.entity(&overflow_labels(), 0);
             shard.update(entity).unwrap().add(0, 1.0);
-            let mut out = GroupWriter::new(&ShardCounters::default(), 1);
+            let mut out = GroupWriter::new(&ShardCounters::default(), &Ledger::default(), 1);
             shard.flush(&mut out);
             let record = out.finish();
             let checked = registry.check(0, &mut RecordReader::new(&record).unwrap());

@@ -6,9 +6,9 @@ use crate::exemplar::Exemplar;
 use crate::family::{CounterExemplar, Family, FamilyKind};
 use crate::group::{HistogramShape, Shape};
 use crate::native_exemplars::choose_exemplars;
-use crate::remote_write::{BatchWriter, ExemplarOut, ExternalLabels, STALE, SeriesLabels};
+use crate::remote_write::{BatchWriter, ExemplarOut, ExternalLabels, STALE};
 use crate::remote_write_histogram::{CountForm, NativeSample, NativeValue};
-use crate::series_group::SeriesGroup;
+use crate::series_group::{NOT_YET, SeriesGroup};
 
 /// When a collection happens, and what it stamps on everything.
 pub struct Moment<'a> {
@@ -22,8 +22,6 @@ pub struct Moment<'a> {
     pub trace_id_label: &'a str,
     /// Labels set on every series.
     pub external: &'a ExternalLabels,
-    /// Counters carry exemplars too.
-    pub counter_exemplars: bool,
     /// Native histograms are written with fractions.
     pub is_weighted: bool,
     /// Whether the settings of now can still make a label set; `None`: all of them were made under these settings.
@@ -95,8 +93,8 @@ impl Moment<'_> {
 impl SeriesGroup {
     /// Write every series, and markers for those that ended.
     pub fn collect(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut Budget) {
-        let mut labels = SeriesLabels::default();
         let le = le_texts(&self.shape);
+        let mut sent = 0;
         if moment.can_produce.is_none() {
             // Whatever was counted before the settings changed is here by now.
             self.families
@@ -120,23 +118,29 @@ impl SeriesGroup {
                 && moment
                     .can_produce
                     .is_some_and(|can_produce| !can_produce(&entity.labels));
-            out.next_entity(series * if is_unmade { 3 } else { 2 });
-            labels.set(&entity.labels, moment.external);
+            let most_samples = series * if is_unmade { 3 } else { 2 };
+            out.next_entity(&entity.labels, moment.external, most_samples);
             let has_news = entity.news != 0;
             // What ends as a whole, below, ends under what was sent: it must not be told twice.
             if (!is_same_layout || has_ending) && !is_stale && (!is_unmade || has_news) {
-                self.end_dropped_series(number, out, &labels, &le, moment, budget);
+                self.end_dropped_series(number, out, &le, moment, budget);
             }
             if is_unmade && has_news && !is_stale {
-                self.write(number, out, &labels, &le, moment, Part::Last);
-                self.end(number, &mut None, &labels, moment, budget);
+                self.write(number, out, &le, moment, Part::Last);
+                self.end(number, &mut None, moment, budget);
             } else if is_unmade || is_stale {
-                self.end(number, &mut Some(out), &labels, moment, budget);
+                self.end(number, &mut Some(out), moment, budget);
             } else {
-                self.write(number, out, &labels, &le, moment, Part::Value);
+                self.write(number, out, &le, moment, Part::Value);
             }
             if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
                 entity.news = 0;
+                sent |= entity.sent;
+            }
+        }
+        for (index, family) in self.families.iter().enumerate() {
+            if sent & 1u8 << index != 0 {
+                out.describe(family);
             }
         }
         // Not while writing: who comes first there depends on the rules of endpoints, and what remains must not.
@@ -168,7 +172,6 @@ impl SeriesGroup {
         &mut self,
         number: u32,
         out: &mut BatchWriter,
-        labels: &SeriesLabels,
         le: &[Vec<String>],
         moment: &Moment<'_>,
         part: Part,
@@ -178,16 +181,69 @@ impl SeriesGroup {
         };
         let (admitted, sent, row) = (entity.admitted, entity.sent, entity.row as usize);
         entity.sent = admitted;
-        for (index, family) in self.families.iter().enumerate() {
+        for index in 0..self.families.len() {
             let bit = 1u8 << index;
-            if admitted & bit != 0 && family.is_enabled {
+            let is_written = |family: &Family| admitted & bit != 0 && family.is_enabled;
+            if self.families.get(index).is_some_and(is_written) {
+                let is_new = sent & bit == 0;
                 let written = Written {
                     number,
                     row,
-                    is_new: sent & bit == 0,
+                    is_new,
                     part,
+                    starts: self.begin(row, index, is_new, moment),
                 };
-                self.write_family(&written, family, out, labels, le, moment);
+                if let Some(family) = self.families.get(index) {
+                    self.write_family(&written, family, out, le, moment);
+                }
+            }
+        }
+    }
+
+    /// Since when the series of a family count. Those that are sent for the first time begin with the zero sample before
+    /// their first value, and a native histogram that was reset where that would be.
+    fn begin(&mut self, row: usize, index: usize, is_new: bool, moment: &Moment<'_>) -> Starts {
+        let start_ms = moment.zero_ms().min(moment.now_ms - 1);
+        let Some(family) = self.families.get(index) else {
+            return Starts::default();
+        };
+        let mut is_new_classic = is_new;
+        if let FamilyKind::Histogram(histogram) = family.kind {
+            let sent_shape = self.sent_shape.histograms.get(histogram);
+            is_new_classic |= !sent_shape.is_some_and(|shape| shape.has_classic);
+            let had_native = sent_shape.is_some_and(|shape| shape.native.is_some());
+            let at = row * self.shape.histograms.len() + histogram;
+            if let Some(native) = self.native_starts.get_mut(at)
+                && (is_new || !had_native || *native == NOT_YET)
+            {
+                *native = start_ms;
+            }
+        }
+        if is_new_classic && let Some(start) = self.starts.get_mut(row * self.families.len() + index) {
+            *start = start_ms;
+        }
+        self.starts(row, index)
+    }
+
+    /// Since when the series of a family count, as receivers were told.
+    fn starts(&self, row: usize, index: usize) -> Starts {
+        let Some(family) = self.families.get(index) else {
+            return Starts::default();
+        };
+        let start = self.starts.get(row * self.families.len() + index).copied();
+        let start_ms = start.unwrap_or(NOT_YET);
+        match family.kind {
+            FamilyKind::Gauge(_) => Starts::default(),
+            FamilyKind::Counter(_) => Starts {
+                start_ms,
+                native_ms: NOT_YET,
+            },
+            FamilyKind::Histogram(histogram) => {
+                let at = row * self.shape.histograms.len() + histogram;
+                Starts {
+                    start_ms,
+                    native_ms: self.native_starts.get(at).copied().unwrap_or(NOT_YET),
+                }
             }
         }
     }
@@ -197,45 +253,37 @@ impl SeriesGroup {
         written: &Written,
         family: &Family,
         out: &mut BatchWriter,
-        labels: &SeriesLabels,
         le: &[Vec<String>],
         moment: &Moment<'_>,
     ) {
         match family.kind {
             FamilyKind::Gauge(_) => {
                 let points = moment.points(1.0, written.part, false);
-                out.series(labels, family.name.as_bytes(), None, points.get(), None);
+                out.series(&family.metric(), None, points.get(), 0, None);
             }
             FamilyKind::Counter(counter) => {
                 let value = self.values.get(written.row * self.stride + counter).copied();
                 let points = moment.points(value.unwrap_or_default(), written.part, written.is_new);
-                let exemplar = self.counter_exemplar(written.number, family, moment);
-                out.series(
-                    labels,
-                    family.name.as_bytes(),
-                    None,
-                    points.get(),
-                    exemplar.as_ref(),
-                );
+                let start_ms = written.starts.start_ms;
+                let exemplar = out
+                    .has_counter_exemplars()
+                    .then(|| self.counter_exemplar(written.number, family, moment))
+                    .flatten();
+                out.series(&family.metric(), None, points.get(), start_ms, exemplar.as_ref());
             }
             FamilyKind::Histogram(histogram) => {
-                self.write_classic(written, histogram, family, out, labels, le, moment);
-                self.write_native(written, histogram, family, out, labels, moment);
+                self.write_classic(written, histogram, family, out, le, moment);
+                self.write_native(written, histogram, family, out, moment);
             }
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one histogram of one entity, and where it goes"
-    )]
     fn write_classic(
         &self,
         written: &Written,
         histogram: usize,
         family: &Family,
         out: &mut BatchWriter,
-        labels: &SeriesLabels,
         le: &[Vec<String>],
         moment: &Moment<'_>,
     ) {
@@ -260,6 +308,7 @@ impl SeriesGroup {
         let start = written.row * self.stride + self.offsets.get(histogram).copied().unwrap_or_default();
         let texts = le.get(histogram).map(Vec::as_slice).unwrap_or_default();
         let counts = self.values.get(start..start + texts.len()).unwrap_or_default();
+        let start_ms = written.starts.start_ms;
         let mut count = 0.0;
         for (bucket, (text, more)) in texts.iter().zip(counts).enumerate() {
             count += more;
@@ -269,18 +318,18 @@ impl SeriesGroup {
             let exemplar = held.map(|held| exemplar_out(held, moment));
             let points = moment.points(count, written.part, needs_zero);
             out.series(
-                labels,
-                family.bucket_name(),
+                &family.bucket(),
                 Some(text),
                 points.get(),
+                start_ms,
                 exemplar.as_ref(),
             );
         }
         let points = moment.points(count, written.part, needs_zero);
-        out.series(labels, family.count_name(), None, points.get(), None);
+        out.series(&family.count(), None, points.get(), start_ms, None);
         let seconds = duration_sum::seconds(sum.unwrap_or_default());
         let points = moment.points(seconds, written.part, needs_zero);
-        out.series(labels, family.sum_name(), None, points.get(), None);
+        out.series(&family.sum(), None, points.get(), start_ms, None);
     }
 
     fn write_native(
@@ -289,7 +338,6 @@ impl SeriesGroup {
         histogram: usize,
         family: &Family,
         out: &mut BatchWriter,
-        labels: &SeriesLabels,
         moment: &Moment<'_>,
     ) {
         let at = written.row * self.shape.histograms.len() + histogram;
@@ -305,7 +353,7 @@ impl SeriesGroup {
         let chosen = if shape.has_classic {
             Vec::new()
         } else {
-            let held = (0..=u8::MAX)
+            let held = (0..=shape.last_exemplar_place())
                 .filter_map(|place| self.exemplars.get(&(written.number, histogram as u8, place)));
             choose_exemplars(held.copied(), moment.before_ms, moment.now_ms)
         };
@@ -330,7 +378,13 @@ impl SeriesGroup {
             })
             .collect();
         let form = CountForm::of(native.buckets(), moment.is_weighted);
-        out.native_series(labels, family.name.as_bytes(), form, &samples, &exemplars);
+        out.native_series(
+            &family.metric(),
+            form,
+            &samples,
+            written.starts.native_ms,
+            &exemplars,
+        );
     }
 
     /// The best exemplar of the entity's first histogram, for a counter beside it.
@@ -340,10 +394,10 @@ impl SeriesGroup {
         family: &Family,
         moment: &'m Moment<'_>,
     ) -> Option<ExemplarOut<'m>> {
-        if !moment.counter_exemplars || family.exemplar == CounterExemplar::Never {
+        if self.exemplars.is_empty() || family.exemplar == CounterExemplar::Never {
             return None;
         }
-        let places = 0..=u8::MAX;
+        let places = 0..=self.shape.histograms.first()?.last_exemplar_place();
         let best = places
             .filter_map(|place| self.exemplars.get(&(number, 0, place)))
             .max()?;
@@ -356,7 +410,6 @@ impl SeriesGroup {
         &mut self,
         number: u32,
         out: &mut BatchWriter,
-        labels: &SeriesLabels,
         le: &[Vec<String>],
         moment: &Moment<'_>,
         budget: &mut Budget,
@@ -371,6 +424,7 @@ impl SeriesGroup {
                 continue;
             };
             let (was_sent, row, kind) = (entity.sent & bit != 0, entity.row, new.kind);
+            let starts = self.starts(row as usize, index);
             let cost = new.cost(&self.shape);
             if !new.is_enabled && entity.admitted & bit != 0 {
                 if entity.news & bit != 0 && self.shape == self.sent_shape {
@@ -379,10 +433,13 @@ impl SeriesGroup {
                         row: row as usize,
                         is_new: !was_sent,
                         part: Part::Last,
+                        starts: self.begin(row as usize, index, !was_sent, moment),
                     };
-                    self.write_family(&written, old, out, labels, le, moment);
+                    if let Some(old) = self.sent_families.get(index) {
+                        self.write_family(&written, old, out, le, moment);
+                    }
                 } else if was_sent {
-                    mark_stale(out, labels, old, &self.sent_shape, moment.now_ms);
+                    mark_stale(out, old, &self.sent_shape, moment.now_ms, starts);
                 }
                 let Some(Some(entity)) = self.entities.get_mut(number as usize) else {
                     continue;
@@ -398,7 +455,7 @@ impl SeriesGroup {
                     self.free_row(number);
                 }
             } else if was_sent && old.name != new.name {
-                mark_stale(out, labels, old, &self.sent_shape, moment.now_ms);
+                mark_stale(out, old, &self.sent_shape, moment.now_ms, starts);
                 if let Some(Some(entity)) = self.entities.get_mut(number as usize) {
                     entity.sent &= !bit;
                 }
@@ -409,7 +466,7 @@ impl SeriesGroup {
                     self.shape.histograms.get(histogram),
                 )
             {
-                mark_dropped_forms(out, labels, old, before, after, moment.now_ms);
+                mark_dropped_forms(out, old, before, after, moment.now_ms, starts);
             }
         }
     }
@@ -419,7 +476,6 @@ impl SeriesGroup {
         &mut self,
         number: u32,
         out: &mut Option<&mut BatchWriter>,
-        labels: &SeriesLabels,
         moment: &Moment<'_>,
         budget: &mut Budget,
     ) {
@@ -439,7 +495,8 @@ impl SeriesGroup {
             if sent & bit != 0
                 && let Some(out) = out
             {
-                mark_stale(out, labels, family, &self.sent_shape, moment.now_ms);
+                let starts = self.starts(row as usize, index);
+                mark_stale(out, family, &self.sent_shape, moment.now_ms, starts);
             }
             if admitted & bit != 0 {
                 left &= !bit;
@@ -454,13 +511,11 @@ impl SeriesGroup {
 
     /// End every series there is.
     pub fn end_all(&mut self, out: &mut BatchWriter, moment: &Moment<'_>, budget: &mut Budget) {
-        let mut labels = SeriesLabels::default();
         let most_samples = self.series_per_entity();
         for number in 0..self.entities.len() as u32 {
             if let Some(Some(entity)) = self.entities.get(number as usize) {
-                out.next_entity(most_samples);
-                labels.set(&entity.labels, moment.external);
-                self.end(number, &mut Some(out), &labels, moment, budget);
+                out.next_entity(&entity.labels, moment.external, most_samples);
+                self.end(number, &mut Some(out), moment, budget);
             }
         }
         self.exemplars.clear();
@@ -468,13 +523,12 @@ impl SeriesGroup {
 
     /// End what is stale without writing anything: nobody is told while collection is off.
     pub fn sweep(&mut self, moment: &Moment<'_>, budget: &mut Budget) {
-        let labels = SeriesLabels::default();
         for number in 0..self.entities.len() as u32 {
             let Some(Some(entity)) = self.entities.get(number as usize) else {
                 continue;
             };
             if entity.updated_at_ms < moment.stale_before_ms {
-                self.end(number, &mut None, &labels, moment, budget);
+                self.end(number, &mut None, moment, budget);
                 self.drop_unreferenced(number, moment.stale_before_ms);
             }
         }
@@ -495,6 +549,16 @@ struct Written {
     row: usize,
     is_new: bool,
     part: Part,
+    starts: Starts,
+}
+
+/// Since when the series of a family count, [`NOT_YET`] where they do not or were never sent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Starts {
+    /// A counter's, or those of a classic histogram.
+    start_ms: i64,
+    /// That of a native histogram.
+    native_ms: i64,
 }
 
 fn le_texts(shape: &Shape) -> Vec<Vec<String>> {
@@ -511,15 +575,15 @@ fn exemplar_out<'m>(held: &Exemplar, moment: &'m Moment<'_>) -> ExemplarOut<'m> 
 }
 
 /// Mark all series of a family as ended.
-fn mark_stale(out: &mut BatchWriter, labels: &SeriesLabels, family: &Family, shape: &Shape, now_ms: i64) {
+fn mark_stale(out: &mut BatchWriter, family: &Family, shape: &Shape, now_ms: i64, starts: Starts) {
     match family.kind {
         FamilyKind::Counter(_) | FamilyKind::Gauge(_) => {
-            out.series(labels, family.name.as_bytes(), None, &[(now_ms, STALE)], None);
+            out.series(&family.metric(), None, &[(now_ms, STALE)], starts.start_ms, None);
         }
         FamilyKind::Histogram(histogram) => {
             if let Some(shape) = shape.histograms.get(histogram) {
-                mark_classic_stale(out, labels, family, shape, now_ms);
-                mark_native_stale(out, labels, family, shape, now_ms);
+                mark_classic_stale(out, family, shape, now_ms, starts.start_ms);
+                mark_native_stale(out, family, shape, now_ms, starts.native_ms);
             }
         }
     }
@@ -527,63 +591,58 @@ fn mark_stale(out: &mut BatchWriter, labels: &SeriesLabels, family: &Family, sha
 
 fn mark_classic_stale(
     out: &mut BatchWriter,
-    labels: &SeriesLabels,
     family: &Family,
     shape: &HistogramShape,
     now_ms: i64,
+    start_ms: i64,
 ) {
     if !shape.has_classic {
         return;
     }
     let marker = [(now_ms, STALE)];
     for text in shape.bounds.le_texts() {
-        out.series(labels, family.bucket_name(), Some(&text), &marker, None);
+        out.series(&family.bucket(), Some(&text), &marker, start_ms, None);
     }
-    out.series(labels, family.count_name(), None, &marker, None);
-    out.series(labels, family.sum_name(), None, &marker, None);
+    out.series(&family.count(), None, &marker, start_ms, None);
+    out.series(&family.sum(), None, &marker, start_ms, None);
 }
 
 fn mark_native_stale(
     out: &mut BatchWriter,
-    labels: &SeriesLabels,
     family: &Family,
     shape: &HistogramShape,
     now_ms: i64,
+    start_ms: i64,
 ) {
     if shape.native.is_some() {
         let marker = NativeSample {
             at_ms: now_ms,
             value: NativeValue::Stale,
         };
-        out.native_series(labels, family.name.as_bytes(), CountForm::Integer, &[marker], &[]);
+        out.native_series(&family.metric(), CountForm::Integer, &[marker], start_ms, &[]);
     }
 }
 
 /// Mark the series of a histogram as ended that its new buckets do not have.
 fn mark_dropped_forms(
     out: &mut BatchWriter,
-    labels: &SeriesLabels,
     family: &Family,
     before: &HistogramShape,
     after: &HistogramShape,
     now_ms: i64,
+    starts: Starts,
 ) {
     if before.has_classic && !after.has_classic {
-        mark_classic_stale(out, labels, family, before, now_ms);
+        mark_classic_stale(out, family, before, now_ms, starts.start_ms);
     } else if before.has_classic {
         for (bound, text) in before.bounds.seconds.iter().zip(before.bounds.le_texts()) {
             if !after.bounds.seconds.contains(bound) {
-                out.series(
-                    labels,
-                    family.bucket_name(),
-                    Some(&text),
-                    &[(now_ms, STALE)],
-                    None,
-                );
+                let marker = [(now_ms, STALE)];
+                out.series(&family.bucket(), Some(&text), &marker, starts.start_ms, None);
             }
         }
     }
     if after.native.is_none() {
-        mark_native_stale(out, labels, family, before, now_ms);
+        mark_native_stale(out, family, before, now_ms, starts.native_ms);
     }
 }

@@ -12,6 +12,7 @@ use crate::half;
 use crate::halves::Halves;
 use crate::hash_range::HashRanges;
 use crate::labels::Labels;
+use crate::ledger::{Entry, Ledger};
 use crate::markers::Markers;
 use crate::plan::{HistogramPlan, Plan};
 use crate::record::ShardCounters;
@@ -36,6 +37,10 @@ pub const MESSAGING_SECONDS: usize = 2;
 /// How many counters an edge's label set has.
 pub const COUNTERS: usize = 3;
 
+/// What becomes of most spans, for the side that they are of: client and server.
+const OUTCOMES: usize = 4;
+const OUTCOME_ENTRIES: [Entry; OUTCOMES] = [Entry::InEdge, Entry::InEdge, Entry::Unpaired, Entry::Unpaired];
+
 /// The state of the processor in one shard.
 #[derive(Debug)]
 pub struct ServiceGraph {
@@ -44,6 +49,8 @@ pub struct ServiceGraph {
     markers: Markers,
     /// The entity of an overlay with its connection; `NO_ENTITY`: its labels are not UTF-8.
     entities: HashMap<(u32, Connection), u32>,
+    /// What became of spans since the last record, by number of their half: there are few of these, and many spans.
+    outcomes: Vec<[u32; OUTCOMES]>,
     /// What was counted since the last flush.
     pub group: Group,
 }
@@ -62,7 +69,22 @@ struct Work<'w> {
     plan: &'w ServiceGraphPlan,
     now_ns: u64,
     counters: &'w mut ShardCounters,
+    ledger: &'w mut Ledger,
 }
+
+/// What adding a span to edges that wait came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Answer {
+    /// It changed no numbers.
+    Nothing,
+    /// Its half found no room.
+    NoRoom,
+    /// An edge was counted, or would have been but for its labels.
+    Counted(Entry),
+}
+
+/// Where a shard keeps what its processors tell besides series.
+pub type Told<'t> = (&'t mut ShardCounters, &'t mut Ledger);
 
 impl ServiceGraph {
     /// An empty processor.
@@ -72,6 +94,7 @@ impl ServiceGraph {
             halves: Halves::default(),
             markers: Markers::default(),
             entities: HashMap::new(),
+            outcomes: Vec::new(),
             group: Group::new(shape(plan, histograms)),
         }
     }
@@ -107,7 +130,7 @@ impl ServiceGraph {
         &mut self,
         state: &StateChanges<'_>,
         plan: &ServiceGraphPlan,
-        counters: &mut ShardCounters,
+        (counters, ledger): Told<'_>,
     ) {
         let numbers: Vec<Option<u32>> = state
             .halves
@@ -131,15 +154,17 @@ impl ServiceGraph {
                 client_half,
                 ..*edge
             });
-            dropped.extend(halves.is_none().then_some(place));
+            if halves.is_none() {
+                dropped.push(place);
+                if let Some(service) = state.service_waiting(edge) {
+                    ledger.add(service, Entry::BufferFull, 1);
+                }
+            }
         }
         // Not before all have their places, which are those that the collector knows them by.
         for place in dropped {
             self.edges.remove_at(place);
             counters.dropped_spans += 1;
-        }
-        if state.halves.iter().any(|(names, _)| *names != plan.slot_names) {
-            self.edges.for_each(|_| ());
         }
         for (side, until_ns) in &state.markers {
             self.markers.put_told(*side, *until_ns);
@@ -169,7 +194,7 @@ impl ServiceGraph {
         part: Option<&HashRanges>,
         plan: &ServiceGraphPlan,
         now_ns: u64,
-        counters: &mut ShardCounters,
+        (counters, ledger): Told<'_>,
     ) {
         let is_of_this_plan = frame.slot_names().is_empty() || frame.slot_names() == plan.slot_names;
         let is_taken = |row: &EdgeRow| part.is_none_or(|part| part.contains(row.key.trace_hash()));
@@ -198,15 +223,20 @@ impl ServiceGraph {
             plan,
             now_ns,
             counters,
+            ledger,
         };
         for row in frame.edges().filter(is_taken) {
             if row.is_marker {
                 self.mark(&row, &mut work);
                 continue;
             }
-            match numbers.get(row.half as usize).copied().flatten() {
-                Some(half) => self.upsert(&row, half, &mut work),
-                None => work.counters.dropped_spans += 1,
+            if let Some(half) = numbers.get(row.half as usize).copied().flatten() {
+                self.upsert(&row, half, &mut work);
+            } else {
+                work.counters.dropped_spans += 1;
+                let half = frame.halves().nth(row.half as usize).unwrap_or_default();
+                work.ledger
+                    .add(half::service(half, is_client(&row)), Entry::BufferFull, 1);
             }
         }
     }
@@ -220,6 +250,8 @@ impl ServiceGraph {
             };
             let has_server = is_named(&self.halves, edge.half, half::SERVER);
             if has_server == is_client && !edge.is_template {
+                let service = edge.service_waiting(self.halves.bytes(edge.half));
+                work.ledger.add(service, Entry::OtherSideFiltered, 1);
                 self.edges.remove_at(place);
                 work.counters.dropped_edges += 1;
             }
@@ -246,39 +278,119 @@ impl ServiceGraph {
         }
         if self.markers.has(row.key, !is_client(row), now_ns) {
             work.counters.dropped_edges += 1;
+            self.discard(row, half, Entry::OtherSideFiltered, work);
             return;
         }
         let mut edge = Edge::new(row.key, half, now_ns);
         update(&mut edge, row, half, work.plan);
         if self.halves.is_complete(half) {
             work.counters.edges += 1;
-            self.emit(&edge, None, work);
+            let outcome = self.emit(&edge, None, work);
+            self.end(&edge, outcome, work);
         } else {
-            self.insert(edge, work);
+            self.insert(edge, row, half, work);
+        }
+    }
+
+    /// A span will be in no edge.
+    #[cold]
+    fn discard(&self, row: &EdgeRow, half: u32, entry: Entry, work: &mut Work<'_>) {
+        work.ledger
+            .add(half::service(self.halves.bytes(half), is_client(row)), entry, 1);
+    }
+
+    /// The span that waits in an edge waits no longer.
+    #[inline]
+    fn end(&mut self, edge: &Edge, outcome: Entry, work: &mut Work<'_>) {
+        self.conclude(edge.half, !edge.has_server, outcome, work);
+    }
+
+    /// Count what became of a span with this half.
+    #[inline]
+    fn conclude(&mut self, half: u32, is_client: bool, outcome: Entry, work: &mut Work<'_>) {
+        let kind = match outcome {
+            Entry::InEdge => 0,
+            Entry::Unpaired => 2,
+            _ => {
+                let service = half::service(self.halves.bytes(half), is_client);
+                work.ledger.add(service, outcome, 1);
+                return;
+            }
+        };
+        if self.outcomes.len() <= half as usize {
+            self.outcomes.resize(half as usize + 1, [0; OUTCOMES]);
+        }
+        if let Some(outcomes) = self.outcomes.get_mut(half as usize) {
+            outcomes[kind + usize::from(!is_client)] += 1;
+        }
+    }
+
+    /// Move what was counted by half into the ledger, where it is counted by service. Before halves are forgotten.
+    pub fn settle(&mut self, ledger: &mut Ledger) {
+        for (half, outcomes) in self.outcomes.iter().enumerate() {
+            for ((index, entry), spans) in OUTCOME_ENTRIES.iter().enumerate().zip(outcomes) {
+                if *spans > 0 {
+                    let service = half::service(self.halves.bytes(half as u32), index % 2 == 0);
+                    ledger.add(service, *entry, u64::from(*spans));
+                }
+            }
+        }
+        self.outcomes.clear();
+    }
+
+    /// Count all that waits as lost, for service graphs are turned off; after [`Self::settle`].
+    pub fn give_up(&self, ledger: &mut Ledger) {
+        for edge in self.edges.iter().filter(|edge| !edge.is_template) {
+            ledger.add(
+                edge.service_waiting(self.halves.bytes(edge.half)),
+                Entry::TurnedOff,
+                1,
+            );
         }
     }
 
     /// Add a span to the edge that waits for it.
     #[inline]
     fn join(&mut self, place: u32, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
-        let waiting = self.edges.at(place).map_or(half, |edge| edge.half);
-        let Some(overlay) = self.halves.overlay(waiting, half, work.now_ns) else {
-            work.counters.dropped_spans += 1;
+        let Some(before) = self.edges.at(place).copied() else {
             return;
         };
-        if let Some(edge) = self.edges.at_mut(place) {
-            edge.half = overlay;
-            update(edge, row, half, work.plan);
-        }
-        if self.halves.is_complete(overlay)
-            && let Some(edge) = self.edges.remove_at(place)
-        {
-            self.emit(&edge, None, work);
+        let Some(overlay) = self.halves.overlay(before.half, half, work.now_ns) else {
+            work.counters.dropped_spans += 1;
+            self.discard(row, half, Entry::BufferFull, work);
+            return;
+        };
+        let mut edge = before;
+        edge.half = overlay;
+        update(&mut edge, row, half, work.plan);
+        if self.halves.is_complete(overlay) {
+            self.edges.remove_at(place);
+            let outcome = self.emit(&edge, None, work);
+            self.end(&before, outcome, work);
+            self.conclude(half, is_client(row), outcome, work);
+        } else {
+            self.repeat(&before, &edge, row, half, work);
+            if let Some(slot) = self.edges.at_mut(place) {
+                *slot = edge;
+            }
         }
     }
 
+    /// A span was added to one that waits, and one of the two waits on: the other is the repeated one.
+    #[cold]
+    fn repeat(&self, before: &Edge, after: &Edge, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
+        let waited = before.service_waiting(self.halves.bytes(before.half));
+        let waits = after.service_waiting(self.halves.bytes(after.half));
+        let repeated = if waits == waited {
+            half::service(self.halves.bytes(half), is_client(row))
+        } else {
+            waited
+        };
+        work.ledger.add(repeated, Entry::Repeated, 1);
+    }
+
     /// Let an edge wait, if there is room when those that have waited their time are gone (Q17).
-    fn insert(&mut self, edge: Edge, work: &mut Work<'_>) {
+    fn insert(&mut self, edge: Edge, row: &EdgeRow, half: u32, work: &mut Work<'_>) {
         if self.edges.len() >= work.plan.max_items
             && let Some(until_ns) = work.now_ns.checked_sub(work.plan.wait_ns)
         {
@@ -286,6 +398,7 @@ impl ServiceGraph {
         }
         if self.edges.len() >= work.plan.max_items {
             work.counters.dropped_spans += 1;
+            self.discard(row, half, Entry::BufferFull, work);
         } else {
             work.counters.edges += 1;
             self.edges.insert(edge);
@@ -303,13 +416,20 @@ impl ServiceGraph {
         if !is_client && !has_client {
             let mut edge = Edge::new(row.key, half, work.now_ns);
             update(&mut edge, row, half, work.plan);
-            self.insert(edge, work);
+            self.insert(edge, row, half, work);
             return;
         }
-        let mut is_answered = false;
-        for place in places {
-            is_answered |= self.answer(place, row, half, work);
+        let answers = places
+            .into_iter()
+            .map(|place| self.answer(place, row, half, work))
+            .max()
+            .unwrap_or(Answer::Nothing);
+        match answers {
+            Answer::Counted(outcome) => self.conclude(half, is_client, outcome, work),
+            Answer::NoRoom => self.discard(row, half, Entry::BufferFull, work),
+            Answer::Nothing => self.discard(row, half, Entry::Repeated, work),
         }
+        let is_answered = matches!(answers, Answer::Counted(_));
         if is_client && (is_answered || self.edges.find(&row.key).is_none()) {
             let mut edge = Edge::new(row.key, half, work.now_ns);
             update(&mut edge, row, half, work.plan);
@@ -320,19 +440,19 @@ impl ServiceGraph {
         }
     }
 
-    /// Add a span to one of the edges with its key; returns whether that completed it.
-    fn answer(&mut self, place: u32, row: &EdgeRow, half: u32, work: &mut Work<'_>) -> bool {
+    /// Add a span to one of the edges with its key.
+    fn answer(&mut self, place: u32, row: &EdgeRow, half: u32, work: &mut Work<'_>) -> Answer {
         let Some(before) = self.edges.at(place).copied() else {
-            return false;
+            return Answer::Nothing;
         };
         let is_client = is_client(row);
         if is_client && before.is_template {
             self.edges.remove_at(place);
-            return false;
+            return Answer::Nothing;
         }
         let Some(overlay) = self.halves.overlay(before.half, half, work.now_ns) else {
             work.counters.dropped_spans += 1;
-            return false;
+            return Answer::NoRoom;
         };
         let mut edge = before;
         edge.half = overlay;
@@ -344,17 +464,20 @@ impl ServiceGraph {
             {
                 *slot = edge;
             }
-            return false;
+            return Answer::Nothing;
         }
         work.counters.edges += u64::from(before.is_template);
-        self.emit(&edge, None, work);
+        let outcome = self.emit(&edge, None, work);
+        if !before.is_template {
+            self.end(&before, outcome, work);
+        }
         let stays = !edge.is_database || work.plan.pairs_databases;
         if is_client || !stays {
             self.edges.remove_at(place);
         } else if let Some(slot) = self.edges.at_mut(place) {
             *slot = edge.template();
         }
-        true
+        Answer::Counted(outcome)
     }
 
     /// Let edges go that have waited since `until_ns` or longer (processors §2.4).
@@ -363,17 +486,16 @@ impl ServiceGraph {
         until_ns: u64,
         plan: &ServiceGraphPlan,
         now_ns: u64,
-        counters: &mut ShardCounters,
+        (counters, ledger): Told<'_>,
     ) {
         self.markers.forget_expired(now_ns);
-        self.expire_until(
-            until_ns,
-            &mut Work {
-                plan,
-                now_ns,
-                counters,
-            },
-        );
+        let mut work = Work {
+            plan,
+            now_ns,
+            counters,
+            ledger,
+        };
+        self.expire_until(until_ns, &mut work);
     }
 
     fn expire_until(&mut self, until_ns: u64, work: &mut Work<'_>) {
@@ -393,14 +515,19 @@ impl ServiceGraph {
                     // No span of the database came: the client's stands in for it.
                     edge.server_ns = edge.client_ns;
                 }
-                self.emit(&edge, missing, work);
-            } else if let Some(count) = work.counters.expired_edges.get_mut(usize::from(edge.last_kind)) {
-                *count += 1;
+                let outcome = self.emit(&edge, missing, work);
+                self.end(&edge, outcome, work);
+            } else {
+                self.end(&edge, Entry::Unpaired, work);
+                if let Some(count) = work.counters.expired_edges.get_mut(usize::from(edge.last_kind)) {
+                    *count += 1;
+                }
             }
         }
     }
 
-    fn emit(&mut self, edge: &Edge, missing: Option<Connection>, work: &mut Work<'_>) {
+    /// Count an edge; returns what became of its spans.
+    fn emit(&mut self, edge: &Edge, missing: Option<Connection>, work: &mut Work<'_>) -> Entry {
         let (plan, now_ns) = (work.plan, work.now_ns);
         let connection = missing.unwrap_or(if edge.is_database {
             Connection::Database
@@ -424,7 +551,7 @@ impl ServiceGraph {
         self.group.touch(entity, now_ns);
         let Some(mut update) = self.group.update(entity) else {
             work.counters.invalid_utf8_edges += 1;
-            return;
+            return Entry::EdgeInvalidUtf8;
         };
         if plan.connection_info {
             update.add(CONNECTED, 1.0);
@@ -436,7 +563,7 @@ impl ServiceGraph {
             }
         }
         if !plan.latency {
-            return;
+            return Entry::InEdge;
         }
         let observed = |duration_ns| Observation {
             duration_ns,
@@ -459,6 +586,7 @@ impl ServiceGraph {
                 &observed(edge.server_start_ns - edge.client_end_ns),
             );
         }
+        Entry::InEdge
     }
 
     /// Forget halves not used since `before_ns`, which must lie further back than an edge may wait.
@@ -484,6 +612,7 @@ impl ServiceGraph {
             + self.halves.state_bytes()
             + self.edges.state_bytes()
             + self.markers.state_bytes()
+            + self.outcomes.capacity() * size_of::<[u32; OUTCOMES]>()
             + self.group.state_bytes()
     }
 }
@@ -493,6 +622,22 @@ pub fn of_plan(plan: &Plan) -> Option<ServiceGraph> {
     plan.service_graphs
         .as_ref()
         .map(|processor| ServiceGraph::new(processor, &plan.histograms))
+}
+
+/// Count the spans of a frame that was made while service graphs were on, for a shard where they are off; with `part` only
+/// those of its hashes.
+pub fn turn_away(frame: &Frame<'_>, part: Option<&HashRanges>, ledger: &mut Ledger) {
+    let mut rows = frame
+        .edges()
+        .filter(|row| !row.is_marker && part.is_none_or(|part| part.contains(row.key.trace_hash())))
+        .peekable();
+    if rows.peek().is_some() {
+        let halves: Vec<&[u8]> = frame.halves().collect();
+        for row in rows {
+            let half = halves.get(row.half as usize).copied().unwrap_or_default();
+            ledger.add(half::service(half, is_client(&row)), Entry::TurnedOff, 1);
+        }
+    }
 }
 
 fn is_client(row: &EdgeRow) -> bool {
@@ -518,6 +663,7 @@ fn update(edge: &mut Edge, row: &EdgeRow, half: u32, plan: &ServiceGraphPlan) {
         edge.client_half = half;
         edge.is_client_failed = row.is_error;
         edge.is_client_messaging = is_messaging;
+        edge.is_client_database = row.is_database;
         edge.client_weight = row.weight;
         edge.client_ns = row.duration_ns;
         edge.client_end_ns = row.at_ns;

@@ -7,9 +7,10 @@ use crate::bounds::Bounds;
 use crate::error::FrameError;
 use crate::fingerprint::Fingerprint;
 use crate::fingerprints::{Applied, Fingerprints};
-use crate::frame::{Frame, SpanRow, used_entries};
+use crate::frame::{Fate, Frame, SpanRow, used_entries};
 use crate::group::{Group, HistogramShape, NO_ENTITY, Observation, Shape};
 use crate::hash_range::{HashRange, HashRanges};
+use crate::ledger::{ENTRIES, Entry, Ledger};
 use crate::plan::{HistogramPlan, Plan};
 use crate::record::{GroupWriter, ShardCounters};
 use crate::service_graph::{self, ServiceGraph};
@@ -46,6 +47,7 @@ pub struct Shard {
     target_info: Option<Group>,
     host_info: Option<Group>,
     counters: ShardCounters,
+    ledger: Ledger,
     swept_at_ns: u64,
     range: HashRange,
     fingerprints: Fingerprints,
@@ -145,9 +147,17 @@ impl Shard {
             shard.fingerprints.put_at(*fingerprint, part.clone(), *at_s);
         }
         shard.fingerprints.set_told();
-        match (&mut shard.service_graph, &shard.plan.service_graphs) {
-            (Some(processor), Some(plan)) => processor.resume(&state, plan, &mut shard.counters),
-            _ => shard.has_lost_graph = !state.open.is_empty() || !state.markers.is_empty(),
+        if let (Some(processor), Some(plan)) = (&mut shard.service_graph, &shard.plan.service_graphs) {
+            processor.resume(&state, plan, (&mut shard.counters, &mut shard.ledger));
+        } else {
+            shard.has_lost_graph = !state.open.is_empty() || !state.markers.is_empty();
+            for service in state
+                .open
+                .iter()
+                .filter_map(|(_, edge)| state.service_waiting(edge))
+            {
+                shard.ledger.add(service, Entry::TurnedOff, 1);
+            }
         }
         Ok(shard)
     }
@@ -160,6 +170,7 @@ impl Shard {
             host_info: host_info_group(&plan),
             plan,
             counters: ShardCounters::default(),
+            ledger: Ledger::default(),
             swept_at_ns: 0,
             range,
             fingerprints: Fingerprints::new(window_ns),
@@ -183,7 +194,10 @@ impl Shard {
                 Some(processor)
             }
             (former, ..) => {
-                self.has_lost_graph |= former.is_some_and(|processor| processor.is_told());
+                if let Some(processor) = former {
+                    self.has_lost_graph |= processor.is_told();
+                    processor.give_up(&mut self.ledger);
+                }
                 service_graph::of_plan(&plan)
             }
         };
@@ -191,34 +205,35 @@ impl Shard {
         record
     }
 
-    /// Count what a frame tells and was not counted before, or nothing at all if it is damaged; returns whether there
-    /// was anything.
+    /// Count what a frame tells and was not counted before, or nothing at all if it is damaged; returns whether there is
+    /// something to flush: what was counted before is in the ledger.
     ///
     /// A request is applied once to each hash: where shards were cut anew a frame may have been made for another range, and
     /// a part of it may have been applied by others. Info metrics, which only say that something is there, are told again.
     pub fn apply(&mut self, frame: &[u8], now_ns: u64, origin: Origin) -> Result<bool, FrameError> {
-        self.fingerprints.expire(now_ns);
         let made_for = origin.made_for.unwrap_or(self.range);
         let Some(concerned) = made_for.intersection(self.range) else {
             return Ok(false);
         };
         let known = origin.fingerprint.and_then(|known| self.fingerprints.find(known));
+        let all: HashRanges = concerned.into();
         let (todo, applied) = match known {
-            None => (concerned.into(), concerned.into()),
-            Some(Applied::Whole) => return Ok(false),
-            Some(Applied::Part(part)) => {
-                let all: HashRanges = concerned.into();
-                (all.without(part), all.union(part))
-            }
+            None => (all.clone(), all.clone()),
+            Some(Applied::Whole) => (HashRanges::default(), all.clone()),
+            Some(Applied::Part(part)) => (all.without(part), all.union(part)),
         };
-        if todo.is_empty() {
-            return Ok(false);
-        }
         let frame = Frame::read(frame)?;
+        let has_ledger = self.account(&frame, made_for, &todo, &all);
+        if todo.is_empty() {
+            return Ok(has_ledger);
+        }
         let part = (!todo.is(made_for)).then_some(&todo);
         self.count_spans(&frame, part, now_ns);
         if let (Some(processor), Some(plan)) = (&mut self.service_graph, &self.plan.service_graphs) {
-            processor.apply(&frame, part, plan, now_ns, &mut self.counters);
+            let told = (&mut self.counters, &mut self.ledger);
+            processor.apply(&frame, part, plan, now_ns, told);
+        } else {
+            service_graph::turn_away(&frame, part, &mut self.ledger);
         }
         tell(&mut self.target_info, frame.target_infos(), now_ns);
         tell(&mut self.host_info, frame.host_infos(), now_ns);
@@ -227,6 +242,64 @@ impl Shard {
             self.fingerprints.put(fingerprint, part, now_ns);
         }
         Ok(true)
+    }
+
+    /// Write down what becomes of a frame's spans: of those `todo` what the gateway decided, of the others among `all`
+    /// that they came again. Returns whether there were any.
+    fn account(
+        &mut self,
+        frame: &Frame<'_>,
+        made_for: HashRange,
+        todo: &HashRanges,
+        all: &HashRanges,
+    ) -> bool {
+        // What the frame does not tell apart is of whoever has the first hash that the frame was made for.
+        let has_rows = todo.contains(made_for.first());
+        let mut has_any = false;
+        for (service, row) in frame.ledger().filter(|_| has_rows) {
+            self.ledger.add_row(service, &row);
+            has_any = true;
+        }
+        let services: Vec<&[u8]> = frame.services().collect();
+        let mut rows = vec![[0; ENTRIES]; services.len()];
+        let is_inactive = self.span_metrics.is_none();
+        let mut take = |fate: Fate, is_new: bool| {
+            let Some(row) = rows.get_mut(fate.service as usize) else {
+                return;
+            };
+            row[Entry::Received as usize] += 1;
+            if !is_new {
+                row[Entry::Duplicate as usize] += 1;
+                return;
+            }
+            // A gateway that knew other settings may have taken span metrics to be on.
+            let in_metrics = if is_inactive && fate.in_metrics == Entry::Generated {
+                Entry::MetricsInactive
+            } else {
+                fate.in_metrics
+            };
+            row[in_metrics as usize] += 1;
+            if fate.in_graph != fate.in_metrics {
+                row[fate.in_graph as usize] += 1;
+            }
+        };
+        if todo.is(made_for) {
+            frame.fates().for_each(|fate| take(fate, true));
+        } else {
+            for (fate, hash) in frame.hashed_fates() {
+                let is_new = todo.contains(hash);
+                if is_new || all.contains(hash) {
+                    take(fate, is_new);
+                }
+            }
+        }
+        for (service, row) in services.iter().zip(&rows) {
+            if row[Entry::Received as usize] > 0 {
+                self.ledger.add_row(service, row);
+                has_any = true;
+            }
+        }
+        has_any
     }
 
     /// Count the rows of span metrics; with `part` only those of its hashes.
@@ -257,7 +330,12 @@ impl Shard {
         count_rows(group, plan, &entities, rows());
     }
 
-    /// Expire half edges, then return everything counted since the last flush; empty if that is nothing.
+    /// Let the time between these not count for how long requests are known.
+    pub fn hold_fingerprints(&mut self, from_ns: u64, until_ns: u64) {
+        self.fingerprints.hold(from_ns, until_ns);
+    }
+
+    /// Expire half edges and requests, then return everything counted since the last flush; empty if that is nothing.
     ///
     /// With `close_edges` every half edge expires, however young: the shard is being drained for good.
     pub fn flush(&mut self, now_ns: u64, close_edges: bool) -> Vec<u8> {
@@ -268,19 +346,22 @@ impl Shard {
                 now_ns.checked_sub(plan.wait_ns)
             };
             if let Some(until_ns) = until_ns {
-                processor.expire(until_ns, plan, now_ns, &mut self.counters);
+                let told = (&mut self.counters, &mut self.ledger);
+                processor.expire(until_ns, plan, now_ns, told);
             }
+            processor.settle(&mut self.ledger);
         }
         // Before anything is written: what leaves now is not in this record, which may have to be read again.
         self.sweep(now_ns);
         let counters = std::mem::take(&mut self.counters);
+        let ledger = std::mem::take(&mut self.ledger);
         let state = self.told(now_ns);
         let groups = self.groups_mut();
         let is_quiet = groups.iter().flatten().all(|group| group.is_quiet());
-        if is_quiet && counters.is_zero() && state.is_empty() {
+        if is_quiet && counters.is_zero() && ledger.is_empty() && state.is_empty() {
             return Vec::new();
         }
-        let mut out = GroupWriter::new(&counters, GROUPS);
+        let mut out = GroupWriter::new(&counters, &ledger, GROUPS);
         for group in groups {
             match group {
                 Some(group) => group.flush(&mut out),
@@ -346,7 +427,7 @@ impl Shard {
 
     /// The record that defines every entity and counts nothing: for a collector that has lost what it knew.
     pub fn redefine(&mut self) -> Vec<u8> {
-        let mut out = GroupWriter::new(&ShardCounters::default(), GROUPS);
+        let mut out = GroupWriter::new(&ShardCounters::default(), &Ledger::default(), GROUPS);
         for group in self.groups_mut() {
             match group {
                 Some(group) => group.redefine(&mut out),

@@ -36,6 +36,7 @@ const HAS_NO_TRACE: u16 = 1 << 10;
 const CLIENT_HALF_IS_HALF: u16 = 1 << 11;
 const CLIENT_WEIGHS_ONE: u16 = 1 << 12;
 const SERVER_WEIGHS_ONE: u16 = 1 << 13;
+const IS_CLIENT_DATABASE: u16 = 1 << 14;
 
 const TRACE_ID: u8 = 16;
 const SPAN_ID: u8 = 8;
@@ -218,6 +219,12 @@ pub struct StateChanges<'a> {
 }
 
 impl<'a> StateChanges<'a> {
+    /// The service whose span waits in an edge, if one does: what is left of an edge that was counted waits for nothing.
+    pub fn service_waiting(&self, edge: &Edge) -> Option<&'a [u8]> {
+        let (_, half) = self.halves.get(edge.half as usize)?;
+        (!edge.is_template).then(|| edge.service_waiting(half))
+    }
+
     /// Read what [`StateWriter`] wrote; errors say that `what` is damaged.
     pub fn read(bytes: &'a [u8], what: &'static str) -> Result<Self, FrameError> {
         let mut changes = Self::default();
@@ -363,6 +370,7 @@ fn put_edge(out: &mut Vec<u8>, edge: &Edge, half: u32, client_half: u32, now_ns:
         (HAS_SERVER, edge.has_server),
         (IS_CLIENT_FAILED, edge.is_client_failed),
         (IS_CLIENT_MESSAGING, edge.is_client_messaging),
+        (IS_CLIENT_DATABASE, edge.is_client_database),
         (IS_TEMPLATE, edge.is_template),
         (HAS_FULL_IDS, has_full_ids(&edge.key)),
         (TRACE_IS_OF_KEY, edge.trace == edge.key.trace),
@@ -429,6 +437,7 @@ fn read_edge(reader: &mut ByteReader<'_>, halves: usize, now_ns: u64) -> Result<
     edge.has_server = has(HAS_SERVER);
     edge.is_client_failed = has(IS_CLIENT_FAILED);
     edge.is_client_messaging = has(IS_CLIENT_MESSAGING);
+    edge.is_client_database = has(IS_CLIENT_DATABASE);
     edge.is_template = has(IS_TEMPLATE);
     edge.server_ns = reader.varint()?;
     if edge.has_client {
@@ -508,7 +517,7 @@ mod tests {
     prop_compose! {
         fn edges()(
             key in keys(),
-            flags: [bool; 8],
+            flags: [bool; 9],
             times: [u64; 5],
             halves in (0u32..3, 0u32..3),
             trace in prop::sample::select(vec![0, 7, 99]),
@@ -522,7 +531,7 @@ mod tests {
             edge.server_ns = times[1];
             [
                 edge.is_failed, edge.is_messaging, edge.is_database, edge.has_client, edge.has_server,
-                edge.is_client_failed, edge.is_client_messaging, edge.is_template,
+                edge.is_client_failed, edge.is_client_messaging, edge.is_client_database, edge.is_template,
             ] = flags;
             if edge.has_client {
                 (edge.client_ns, edge.client_end_ns, edge.client_weight) = (times[2], times[3], weights.0);

@@ -4,14 +4,16 @@ use crate::any_value::{AnyValue, Attribute};
 use crate::edge_half::put_half;
 use crate::error::WireFault;
 use crate::filter::Filter;
-use crate::frame::{EdgeKey, EdgeRow, FrameBuilder, SpanRow, trace_number};
+use crate::frame::{EdgeKey, EdgeRow, Fate, FrameBuilder, SpanRow, trace_number};
 use crate::half::HalfBuilder;
 use crate::hash::{shard_of, trace_hash};
 use crate::info_plan::Info;
-use crate::labels::{Labels, MAX_LABEL_SET};
+use crate::intern::Dictionary;
+use crate::labels::{Labels, MAX_LABEL_SET, truncate};
+use crate::ledger::{Entry, MAX_NAME, MAX_SERVICES, OTHER_SERVICES};
 use crate::multiplier::{MultiplierPlan, attribute_multiplier, tracestate_multiplier};
 use crate::plan::Plan;
-use crate::resource::{Resource, ResourceMultiplier, multiplier_keys};
+use crate::resource::{Resource, ResourceMultiplier, ServiceNumber, multiplier_keys};
 use crate::resource_cache::ResourceCache;
 use crate::service_graph_plan::ServiceGraphPlan;
 use crate::span::{CLIENT, CONSUMER, PRODUCER, SERVER, SPAN_ID_LEN, Span, SpanCuts, TRACE_ID_LEN};
@@ -108,6 +110,10 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
         multiplier_keys: multiplier_keys(plan),
         builders: workspace.builders,
         resources: workspace.resources,
+        services: workspace.services,
+        request: workspace.requests,
+        service: 0,
+        keeps_ledger: plan.active_processors() > 0,
         current: 0,
         resource: vec![None; plan.watch.len()],
         touched_resource: Vec::new(),
@@ -122,16 +128,23 @@ pub fn split(body: &[u8], plan: &Plan, options: SplitOptions) -> WireResult<Spli
         mut split,
         builders,
         resources,
+        services,
+        request,
         ..
     } = splitter;
     if walked.is_ok() {
         for (shard, builder) in builders.iter().enumerate() {
             if let Some(builder) = builder.as_ref().filter(|builder| !builder.is_empty()) {
-                split.frames.push((shard, builder.finish()));
+                split.frames.push((shard, builder.finish(&services)));
             }
         }
     }
-    plan.workspace.put(Workspace { resources, builders });
+    plan.workspace.put(Workspace {
+        resources,
+        builders,
+        services,
+        requests: request,
+    });
     walked?;
     if options.skip_generation {
         split.skipped_processors = plan.active_processors();
@@ -145,6 +158,14 @@ struct Splitter<'a, 'p> {
     multiplier_keys: [Option<usize>; 2],
     builders: Vec<Option<Box<FrameBuilder>>>,
     resources: ResourceCache,
+    /// Names of the services that spans were received of.
+    services: Dictionary,
+    /// Number of the request among those of the workspace.
+    request: u64,
+    /// Number of the service of the resource being walked.
+    service: u32,
+    /// The ledger is of tenants that generate something.
+    keeps_ledger: bool,
     /// Number of the resource being walked.
     current: u32,
     /// Watched attributes of the resource being walked; the first occurrence of a key wins.
@@ -229,7 +250,35 @@ impl<'a> Splitter<'a, '_> {
             let whole = Cursor::new(&joined, "resource_spans.resource");
             self.current = self.resources.number(&joined, &whole, self.plan)?;
         }
+        if self.keeps_ledger {
+            self.enter_service(more.is_empty());
+        }
         Ok(())
+    }
+
+    /// Find the number of the resource's service; `is_whole`: it is known as one.
+    #[inline]
+    fn enter_service(&mut self, is_whole: bool) {
+        let known = self.resources.get(self.current).map(|resource| resource.service);
+        if let Some(known) = known.filter(|known| is_whole && known.request == self.request) {
+            self.service = known.number;
+            return;
+        }
+        let name = self.resource.get(SERVICE_NAME).copied().flatten();
+        let name = name.map(AnyValue::text).unwrap_or_default();
+        let name = truncate(truncate(&name, self.plan.max_value_len), MAX_NAME);
+        let has_room = self.services.ends().len() < MAX_SERVICES;
+        self.service = self
+            .services
+            .number(name, |_| has_room)
+            .or_else(|| self.services.number(OTHER_SERVICES, |_| true))
+            .unwrap_or_default();
+        if is_whole && let Some(resource) = self.resources.get_mut(self.current) {
+            resource.service = ServiceNumber {
+                request: self.request,
+                number: self.service,
+            };
+        }
     }
 
     fn read_part(&mut self, message: &'a [u8], parent: &Cursor<'a>) -> WireResult<()> {
@@ -323,48 +372,72 @@ impl<'a> Splitter<'a, '_> {
         if !self.options.strict_ids && !span.has_short_ids() {
             return Err(parent.fault_in(WireFault::IdTooLong, "resource_spans.scope_spans.spans"));
         }
-        if self.is_admitted(&span) && !self.options.skip_generation {
-            self.project(&span);
+        let refused = self.refused(&span);
+        if !self.keeps_ledger {
+            return Ok(());
         }
+        let trace_hash = trace_hash(span.trace_id);
+        let shard = shard_of(trace_hash, self.options.shard_count);
+        let [in_metrics, in_graph] = match refused {
+            Some(entry) => [entry; 2],
+            None => self.project(&span, shard),
+        };
+        let fate = Fate {
+            service: self.service,
+            in_metrics,
+            in_graph,
+        };
+        builder(&mut self.builders, shard).note(fate, trace_hash);
         Ok(())
     }
 
-    fn is_admitted(&mut self, span: &Span<'_>) -> bool {
+    /// Why a span goes no further, whatever the processors.
+    #[inline]
+    fn refused(&mut self, span: &Span<'_>) -> Option<Entry> {
         if self.options.strict_ids {
             if span.trace_id.len() != TRACE_ID_LEN || span.trace_id == [0; TRACE_ID_LEN] {
                 self.split.invalid_trace_ids += 1;
-                return false;
+                return Some(Entry::InvalidTraceId);
             }
             let has_span_id = span.span_id.len() == SPAN_ID_LEN && span.span_id != [0; SPAN_ID_LEN];
             if !has_span_id || !span.has_short_ids() {
                 self.split.invalid_span_ids += 1;
-                return false;
+                return Some(Entry::InvalidSpanId);
             }
         }
-        let is_near = self.options.now_ns.abs_diff(span.end_ns) <= self.plan.slack_ns;
-        self.split.discarded.outside_slack += u64::from(!is_near);
-        is_near
+        if self.options.now_ns.abs_diff(span.end_ns) > self.plan.slack_ns {
+            self.split.discarded.outside_slack += 1;
+            return Some(Entry::OutsideSlack);
+        }
+        self.options.skip_generation.then_some(Entry::Skipped)
     }
 
+    /// Hand a span to the processors; returns what becomes of it in span metrics and in service graphs.
     #[inline]
-    fn project(&mut self, span: &Span<'a>) {
+    fn project(&mut self, span: &Span<'a>, shard: usize) -> [Entry; 2] {
         let plan = self.plan;
-        let shard = shard_of(trace_hash(span.trace_id), self.options.shard_count);
         let mut is_ignored = false;
         let mut decision = None;
+        let mut entries = [Entry::MetricsInactive, Entry::EdgeInactive];
         if let Some(processor) = &plan.span_metrics {
             let is_taken = self.is_taken(span, processor.filter.as_ref());
             decision = plan.shares_filter.then_some(is_taken);
-            if is_taken {
-                is_ignored |= self.project_span_metrics(span, processor, shard);
+            entries[SPAN_METRICS] = if is_taken {
+                let (entry, is_unusable) = self.project_span_metrics(span, processor, shard);
+                is_ignored |= is_unusable;
+                entry
             } else {
                 self.split.discarded.span_metrics_filtered += 1;
-            }
+                Entry::MetricsFiltered
+            };
         }
         if let Some(processor) = &plan.service_graphs {
-            is_ignored |= self.project_service_graph(span, processor, shard, decision);
+            let (entry, is_unusable) = self.project_service_graph(span, processor, shard, decision);
+            is_ignored |= is_unusable;
+            entries[SERVICE_GRAPHS] = entry;
         }
         self.split.ignored_multipliers += u64::from(is_ignored);
+        entries
     }
 
     #[inline]
@@ -398,15 +471,21 @@ impl<'a> Splitter<'a, '_> {
         }
     }
 
+    /// What becomes of the span, and whether it has a sampling ratio that cannot be used.
     #[inline]
-    fn project_span_metrics(&mut self, span: &Span<'a>, processor: &SpanMetricsPlan, shard: usize) -> bool {
+    fn project_span_metrics(
+        &mut self,
+        span: &Span<'a>,
+        processor: &SpanMetricsPlan,
+        shard: usize,
+    ) -> (Entry, bool) {
         let sight = Sight {
             span,
             resource: &self.resource,
             attributes: &self.attributes,
         };
         let Some(resource) = self.resources.get(self.current) else {
-            return false;
+            return (Entry::MetricsTooLarge, false);
         };
         let (weight, is_ignored) = self.weight(span, &processor.multiplier, resource, SPAN_METRICS);
         let mut is_too_large = false;
@@ -422,7 +501,12 @@ impl<'a> Splitter<'a, '_> {
             let discarded = &mut self.split.discarded;
             discarded.span_metrics_too_large += u64::from(is_too_large);
             discarded.span_metrics_invalid_utf8 += u64::from(!is_too_large);
-            return is_ignored;
+            let entry = if is_too_large {
+                Entry::MetricsTooLarge
+            } else {
+                Entry::MetricsInvalidUtf8
+            };
+            return (entry, is_ignored);
         };
         builder.push_span(&SpanRow {
             set: number,
@@ -433,7 +517,7 @@ impl<'a> Splitter<'a, '_> {
             weight,
         });
         self.target_info();
-        is_ignored
+        (Entry::Generated, is_ignored)
     }
 
     /// Tell of the resource, after a span of it that counts (processors §1.6).
@@ -458,6 +542,7 @@ impl<'a> Splitter<'a, '_> {
         }
     }
 
+    /// As [`Self::project_span_metrics`].
     #[inline]
     fn project_service_graph(
         &mut self,
@@ -465,13 +550,11 @@ impl<'a> Splitter<'a, '_> {
         processor: &ServiceGraphPlan,
         shard: usize,
         decision: Option<bool>,
-    ) -> bool {
+    ) -> (Entry, bool) {
         let is_client = matches!(span.kind, CLIENT | PRODUCER);
-        if !is_client && !matches!(span.kind, SERVER | CONSUMER) {
-            return false;
-        }
-        if self.resource.get(SERVICE_NAME).copied().flatten().is_none() {
-            return false;
+        let takes_part = is_client || matches!(span.kind, SERVER | CONSUMER);
+        if !takes_part || self.resource.get(SERVICE_NAME).copied().flatten().is_none() {
+            return (Entry::NoEdge, false);
         }
         let sight = Sight {
             span,
@@ -497,7 +580,7 @@ impl<'a> Splitter<'a, '_> {
                 row.is_marker = true;
                 builder(&mut self.builders, shard).push_edge(&row);
             }
-            return false;
+            return (Entry::EdgeFiltered, false);
         }
         let mut is_ignored = false;
         if let Some(resource) = self.resources.get(self.current) {
@@ -506,7 +589,7 @@ impl<'a> Splitter<'a, '_> {
         row.is_database = put_half(&mut self.half, processor, &sight, is_client);
         if self.half.bytes().len() > MAX_LABEL_SET {
             self.split.discarded.service_graphs_too_large += 1;
-            return is_ignored;
+            return (Entry::EdgeTooLarge, is_ignored);
         }
         let builder = builder(&mut self.builders, shard);
         if builder.slot_names.is_empty() {
@@ -516,7 +599,7 @@ impl<'a> Splitter<'a, '_> {
             row.half = number;
             builder.push_edge(&row);
         }
-        is_ignored
+        (Entry::Offered, is_ignored)
     }
 }
 

@@ -65,6 +65,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// What is not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// An error at the current position.
     #[cold]
     pub fn fault(&self, fault: WireFault) -> Box<WireError> {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::frame::FrameBuilder;
+use crate::intern::Dictionary;
 use crate::resource_cache::ResourceCache;
 
 /// Most bytes of frame builders that a tenant keeps between requests.
@@ -19,6 +20,10 @@ pub struct Workspace {
     pub resources: ResourceCache,
     /// Empty builders.
     pub builders: Vec<Option<Box<FrameBuilder>>>,
+    /// An empty dictionary for the names of services.
+    pub services: Dictionary,
+    /// How many requests used it.
+    pub requests: u64,
 }
 
 impl SharedWorkspace {
@@ -27,6 +32,7 @@ impl SharedWorkspace {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut workspace = slot.take().unwrap_or_default();
         workspace.resources.keep_within_bound();
+        workspace.requests += 1;
         workspace.builders.resize_with(shards, || None);
         workspace
     }
@@ -36,7 +42,9 @@ impl SharedWorkspace {
         let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slot.as_ref().map_or(0, |workspace| {
             let builders = workspace.builders.iter().flatten();
-            workspace.resources.state_bytes() + builders.map(|builder| builder.state_bytes()).sum::<usize>()
+            workspace.resources.state_bytes()
+                + workspace.services.state_bytes()
+                + builders.map(|builder| builder.state_bytes()).sum::<usize>()
         })
     }
 
@@ -49,6 +57,7 @@ impl SharedWorkspace {
         for builder in workspace.builders.iter_mut().flatten() {
             builder.clear();
         }
+        workspace.services.clear();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(workspace);
     }
 }

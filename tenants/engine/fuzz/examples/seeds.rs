@@ -6,12 +6,13 @@ use std::{fs, io};
 use millrace_engine::fingerprint::Fingerprint;
 use millrace_engine::mirror::Mirror;
 use millrace_engine::registry::Registry;
+use millrace_engine::remote_write::{ExternalLabels, Protocol};
 use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine_fuzz::journey::read_request;
 use millrace_engine_fuzz::plans::{PLANS, documents};
 use millrace_engine_fuzz::request::Request;
 use millrace_engine_fuzz::sealed::{CHECKSUM, parts_of_record};
-use millrace_engine_fuzz::{NOW_MS, NOW_NS, plans};
+use millrace_engine_fuzz::{NOW_MS, NOW_NS, everything, plans};
 
 const PATTERNS: [&str; 8] = [
     "^GET /[a-z]+$",
@@ -123,7 +124,19 @@ fn frames_records_and_states(
             write("record", &parts_of_record(&record))?;
             mirror.apply(0, 1, &record, NOW_NS).expect("a record just made");
             if registry.merge(1, &record, NOW_NS).is_ok() {
-                registry.collect_silently(NOW_MS + 1_000);
+                // In both protocols, as they are and decompressed.
+                let protocol = Protocol::ALL[usize::from(number / 2 % 2)];
+                let external = ExternalLabels::default();
+                let batches = registry.collect(NOW_MS + 1_000, &external, 1000, everything(protocol));
+                if let Some(batch) = batches.first() {
+                    let message = snap::raw::Decoder::new()
+                        .decompress_vec(&batch.body)
+                        .expect("a batch is compressed");
+                    write(
+                        "write_request",
+                        if number % 2 == 0 { &batch.body } else { &message },
+                    )?;
+                }
                 write("checkpoint", unsealed(&registry.checkpoint()))?;
             }
         }

@@ -7,13 +7,13 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use millrace_engine::plan::Plan;
 use millrace_engine::registry::Registry;
-use millrace_engine::remote_write::ExternalLabels;
+use millrace_engine::remote_write::{ExternalLabels, Protocol};
 use millrace_engine::shard::{Origin, Shard};
 use millrace_engine_fuzz::journey::read_request;
 use millrace_engine_fuzz::plans::{PLANS, plan};
 use millrace_engine_fuzz::request::Request;
 use millrace_engine_fuzz::sealed::sealed;
-use millrace_engine_fuzz::{NOW_MS, NOW_NS};
+use millrace_engine_fuzz::{NOW_MS, NOW_NS, everything};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     let again = Registry::restore(before, &checkpoint).expect("a checkpoint just made");
     assert!(again.checkpoint() == checkpoint, "the same state has other bytes");
     let external = ExternalLabels::new(&[("cluster".to_owned(), "fuzz".to_owned())]);
-    registry.collect(NOW_MS + 1_000, &external, 1000, true);
+    registry.collect(NOW_MS + 1_000, &external, 1000, everything(Protocol::Two));
     for (source, record) in (1..).zip(records(*first)) {
         let _ = registry.merge(source, record, NOW_NS + 2 * SECOND_NS);
     }
@@ -39,10 +39,10 @@ fuzz_target!(|input: &[u8]| {
     for (source, record) in (1..).zip(records(first >> 4)) {
         let _ = registry.merge(source, record, NOW_NS + 4 * SECOND_NS);
     }
-    registry.collect(NOW_MS + 5_000, &external, 1000, true);
+    registry.collect(NOW_MS + 5_000, &external, 1000, everything(Protocol::Two));
     registry.forget_source(1);
     registry.sweep(NOW_MS + 1_000_000);
-    registry.end_all(NOW_MS + 1_001_000, &external, 1000);
+    registry.end_all(NOW_MS + 1_001_000, &external, 1000, Protocol::Two);
     registry.stats();
     registry.label_stats().for_each(drop);
     registry.checkpoint();

@@ -7,11 +7,11 @@ use millrace_engine::fingerprint::Fingerprint;
 use millrace_engine::hash_range::HashRange;
 use millrace_engine::mirror::Mirror;
 use millrace_engine::registry::Registry;
-use millrace_engine::remote_write::ExternalLabels;
+use millrace_engine::remote_write::{ExternalLabels, Protocol};
 use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine_fuzz::plans::plan;
 use millrace_engine_fuzz::sealed::sealed;
-use millrace_engine_fuzz::{NOW_MS, NOW_NS};
+use millrace_engine_fuzz::{NOW_MS, NOW_NS, everything};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -59,11 +59,21 @@ fuzz_target!(|input: &[u8]| {
             .apply(0, 1, record, NOW_NS + 402 * SECOND_NS)
             .expect("a record that a shard made");
         if index == 1 {
-            registry.collect(NOW_MS + 403_000, &ExternalLabels::default(), 1000, true);
+            registry.collect(
+                NOW_MS + 403_000,
+                &ExternalLabels::default(),
+                1000,
+                everything(Protocol::Two),
+            );
             registry.set_plan(after.clone());
         }
     }
-    registry.collect(NOW_MS + 404_000, &ExternalLabels::default(), 1000, true);
+    registry.collect(
+        NOW_MS + 404_000,
+        &ExternalLabels::default(),
+        1000,
+        everything(Protocol::Two),
+    );
 });
 
 /// A request of which this is the frame for a half of the hashes.

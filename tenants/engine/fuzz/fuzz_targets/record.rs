@@ -7,11 +7,11 @@ use libfuzzer_sys::fuzz_target;
 use millrace_engine::mirror::Mirror;
 use millrace_engine::record_envelope::durable_part;
 use millrace_engine::registry::{Registry, RegistryStats};
-use millrace_engine::remote_write::ExternalLabels;
+use millrace_engine::remote_write::{ExternalLabels, Protocol};
 use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Shard};
 use millrace_engine_fuzz::plans::plan;
 use millrace_engine_fuzz::sealed::sealed_record;
-use millrace_engine_fuzz::{NOW_MS, NOW_NS};
+use millrace_engine_fuzz::{NOW_MS, NOW_NS, everything};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -51,14 +51,14 @@ fuzz_target!(|input: &[u8]| {
         );
         return;
     }
-    registry.collect(NOW_MS + 1_000, &external, 1000, true);
+    registry.collect(NOW_MS + 1_000, &external, 1000, everything(Protocol::Two));
     let _ = registry.merge(2, &record, NOW_NS + 2 * SECOND_NS);
     registry.set_plan(after);
     let _ = registry.merge(1, &record, NOW_NS + 3 * SECOND_NS);
-    registry.collect(NOW_MS + 4_000, &external, 1000, true);
+    registry.collect(NOW_MS + 4_000, &external, 1000, everything(Protocol::Two));
     registry.forget_source(1);
     registry.sweep(NOW_MS + 1_000_000);
-    registry.end_all(NOW_MS + 1_001_000, &external, 1000);
+    registry.end_all(NOW_MS + 1_001_000, &external, 1000, Protocol::Two);
     let stats = registry.stats();
     assert_eq!((stats.budget.series.active, stats.budget.entities.active), (0, 0));
     registry.label_stats().for_each(drop);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millrace_engine::batch_rewrite::as_remote_write_1;
 use millrace_engine::fingerprint::Fingerprint;
 use millrace_engine::frame::Frame;
 use millrace_engine::hash_range::HashRange;
@@ -9,11 +10,11 @@ use millrace_engine::mirror::Mirror;
 use millrace_engine::plan::Plan;
 use millrace_engine::record_envelope::durable_part;
 use millrace_engine::registry::Registry;
-use millrace_engine::remote_write::{ExternalLabels, WriteBatch};
+use millrace_engine::remote_write::{Encoded, ExternalLabels, Protocol, WriteBatch};
 use millrace_engine::shard::{DEDUPLICATION_WINDOW_NS, Origin, Shard};
 use millrace_engine::split::{Split, SplitOptions, split};
 
-use crate::{NOW_MS, NOW_NS, written};
+use crate::{NOW_MS, NOW_NS, everything, written};
 
 /// Longer than any plan's series live without news.
 const LATER_MS: i64 = 1_000_000;
@@ -210,8 +211,20 @@ impl Journey {
     }
 
     fn write(&mut self) -> Vec<WriteBatch> {
-        self.registry
-            .collect(self.now_ms, &ExternalLabels::default(), MAX_SAMPLES, true)
+        let outputs = Protocol::ALL.map(everything);
+        let external = ExternalLabels::default();
+        let encoded = self
+            .registry
+            .collect_each(self.now_ms, &external, MAX_SAMPLES, &outputs);
+        let [one, two] = <[Encoded; 2]>::try_from(encoded).expect("two outputs");
+        let said = two.batches.iter().map(|batch| as_remote_write_1(&batch.body));
+        let said: Vec<WriteBatch> = said
+            .collect::<Result<_, _>>()
+            .expect("a batch just made can be said in 1.0");
+        // As text, because the total of series that end is no number.
+        let told = [&said, &one.batches].map(|batches| format!("{:?}", written::read(batches)));
+        assert_eq!(told[0], told[1], "the same in both protocols");
+        one.batches
     }
 
     /// Check that a collection, the first one, holds what the frames of `splits` told.
@@ -255,11 +268,12 @@ impl Journey {
         self.now_ms += LATER_MS;
         written::read(&self.write());
         self.now_ms += 1_000;
-        written::read(
-            &self
-                .registry
-                .end_all(self.now_ms, &ExternalLabels::default(), MAX_SAMPLES),
-        );
+        written::read(&self.registry.end_all(
+            self.now_ms,
+            &ExternalLabels::default(),
+            MAX_SAMPLES,
+            Protocol::One,
+        ));
         let stats = self.registry.stats();
         assert_eq!((stats.budget.series.active, stats.budget.entities.active), (0, 0));
         self.registry.label_stats().for_each(drop);

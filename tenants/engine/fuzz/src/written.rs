@@ -1,6 +1,6 @@
 //! Remote-write messages read back, as strictly as a receiver reads them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use millrace_engine::remote_write::WriteBatch;
 use millrace_engine::wire::{Cursor, bytes_tag, fixed64_tag, varint_tag};
@@ -9,7 +9,7 @@ use millrace_engine::wire::{Cursor, bytes_tag, fixed64_tag, varint_tag};
 #[derive(Debug, Default)]
 pub struct Written {
     /// Sum of the last float samples of all series, by metric.
-    pub totals: HashMap<String, f64>,
+    pub totals: BTreeMap<String, f64>,
 }
 
 /// Read a collection. Panics where a receiver would refuse: labels out of order or not UTF-8, samples out of order, one
@@ -24,7 +24,16 @@ pub fn read(batches: &[WriteBatch]) -> Written {
             .expect("a batch is compressed");
         let mut cursor = Cursor::new(&message, "batch");
         let mut counts = (0, 0, 0, 0);
-        while let Some(bytes) = next_bytes(&mut cursor, bytes_tag(1)) {
+        loop {
+            let tag = cursor.tag().expect("a tag");
+            if tag == 0 {
+                break;
+            }
+            let bytes = cursor.bytes().expect("a message");
+            if tag == bytes_tag(3) {
+                continue; // metadata
+            }
+            assert_eq!(tag, bytes_tag(1), "a series");
             let series = Series::read(bytes);
             counts.0 += 1;
             counts.1 += series.samples.len();

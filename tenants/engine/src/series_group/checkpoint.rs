@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entity, NO_ROW, SeriesGroup, labels_of};
 use crate::bounds::Bounds;
-use crate::checkpoint::{Amount, Sparse, Sum, check_each, refuse, steps};
+use crate::checkpoint::{Amount, Sparse, Sum, check_each, differences, refuse, steps};
 use crate::error::FrameError;
 use crate::family::{Family, FamilyKind};
 use crate::group::{HistogramShape, NO_ENTITY, Shape, overflow_labels};
@@ -32,6 +32,10 @@ pub(crate) struct GroupState<'a> {
     values: Sparse<Amount>,
     sums: Sparse<Sum>,
     natives: Cow<'a, [NativeHistogram]>,
+    #[serde(with = "differences")]
+    native_starts: Cow<'a, [i64]>,
+    #[serde(with = "differences")]
+    starts: Cow<'a, [i64]>,
     sources: Vec<SourceState<'a>>,
     window: Window,
     demand: Cow<'a, [Sketch]>,
@@ -101,6 +105,8 @@ impl SeriesGroup {
             values: Sparse::of(self.values.iter().copied().map(Amount)),
             sums: Sparse::of(self.sums.iter().copied().map(Sum)),
             natives: Cow::Borrowed(&self.natives),
+            native_starts: Cow::Borrowed(&self.native_starts),
+            starts: Cow::Borrowed(&self.starts),
             sources,
             window: self.window,
             demand: Cow::Borrowed(&self.demand),
@@ -140,6 +146,11 @@ impl SeriesGroup {
         let has_native = group.shape.has_native();
         if group.natives.len() != if has_native { rows * histograms } else { 0 } {
             return Err(refuse("another number of native histograms"));
+        }
+        group.native_starts = state.native_starts.into_owned();
+        group.starts = state.starts.into_owned();
+        if group.native_starts.len() != group.natives.len() || group.starts.len() != rows * families.len() {
+            return Err(refuse("another number of beginnings"));
         }
         for source in state.sources {
             group.sources.insert(source.source, source.entities.into_owned());
@@ -312,7 +323,9 @@ fn restored_families(states: &[FamilyState<'_>], asked: &[Family]) -> Result<Vec
         return Err(refuse("another number of metrics"));
     }
     let restored = std::iter::zip(states, asked).map(|(state, asked)| {
-        let mut family = Family::new(state.name, asked.kind, state.is_enabled).with_exemplar(asked.exemplar);
+        let mut family = Family::new(state.name, asked.kind, state.is_enabled)
+            .with_exemplar(asked.exemplar)
+            .described(asked.metadata.help, asked.metadata.unit);
         family.is_ending = state.is_ending;
         family
     });
