@@ -27,6 +27,7 @@ class Backoff:
     max_s: float
     rng: random.Random
     _next_s: float = field(init=False)
+    _last_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self._next_s = self.min_s
@@ -34,14 +35,16 @@ class Backoff:
     def reset(self) -> None:
         """Begin at ``min_s`` again: the endpoint works."""
         self._next_s = self.min_s
+        self._last_s = 0.0
 
     def set_bounds(self, min_s: float, max_s: float) -> None:
         """Go on between other bounds, from where it is."""
         self.min_s, self.max_s = min_s, max_s
         self._next_s = min(max(self._next_s, min_s), max_s)
+        self._last_s = 0.0
 
     def next_pause_s(self, retry_after_s: float | None) -> float:
-        """Return the seconds to wait before the next attempt.
+        """Return the seconds to wait before the next attempt: no less than before, unless that was asked for.
 
         Args:
             retry_after_s: what the receiver asked for, from :func:`parse_retry_after`. It is never undercut;
@@ -50,8 +53,13 @@ class Backoff:
         base_s, spread = self._next_s, self.rng.uniform(-_JITTER, _JITTER)
         if retry_after_s is not None and retry_after_s > base_s:
             base_s, spread = retry_after_s, abs(spread)
+            self._last_s = 0.0
+            pause_s = base_s * (1 + spread)
+        else:
+            # Jitter alone must not make a pause shorter than the one before.
+            self._last_s = pause_s = max(self._last_s, base_s * (1 + spread))
         self._next_s = min(2 * base_s, self.max_s)
-        return base_s * (1 + spread)
+        return pause_s
 
 
 def parse_retry_after(text: str | None, now_ms: int) -> float | None:

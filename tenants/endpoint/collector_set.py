@@ -5,6 +5,7 @@ What ails one tenant stays with it: the others are merged, collected and measure
 
 import asyncio
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +14,16 @@ import structlog
 from tenants.endpoint.recovery import Recovered, recover
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_collector import Release, TenantCollector, TenantCollectorSnapshot
+from tenants.endpoint.tenant_endpoint import TenantEndpointSnapshot
 from tenants.identity.tenant_id import TenantId
 from tenants.journal.entries import BeginEntry
 from tenants.journal.errors import JournalBacklogFull, JournalDamaged
 from tenants.journal.store import JournalStore
 from tenants.journal.writer import JournalWriter
-from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, ShardKey
+from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Place, ShardKey
 from tenants.processing.grouped import grouped
 from tenants.processing.profile import ProfileBook
+from tenants.processing.registry_view import NOTHING, RegistryView
 from tenants.processing.tenant_state import TenantState
 
 _TENANTS_AT_A_TIME = 100
@@ -41,6 +44,19 @@ class Taken:
     fenced: tuple[tuple[ShardKey, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TenantLook:
+    """What somebody sees who looks at a tenant.
+
+    Attributes:
+        registry: what it holds.
+        endpoint: the way out; None: nothing is generated for the tenant.
+    """
+
+    registry: RegistryView
+    endpoint: TenantEndpointSnapshot | None
+
+
 class CollectorSet:
     """The tenants of one process, each begun by the first claim of one of its shards. One event loop owns it.
 
@@ -53,8 +69,15 @@ class CollectorSet:
         self._journal = journal
         self._release = release
         self._tenants: dict[TenantId, TenantCollector] = {}
+        # Who may have shards on a host, so that a pull does not walk through all tenants.
+        self._by_host: defaultdict[str, set[TenantId]] = defaultdict(set)
         self._damaged: dict[TenantId, str] = {}
         self._ending: set[TenantId] = set()
+
+    @property
+    def tenants(self) -> Collection[TenantId]:
+        """Those that are here."""
+        return self._tenants.keys()
 
     @property
     def damaged(self) -> Mapping[TenantId, str]:
@@ -76,13 +99,22 @@ class CollectorSet:
                 log.critical("tenant cannot go on, its journal is damaged", tenant=str(tenant), problem=str(error))
                 continue
             collector = self._collector(tenant, recovered.state)
-            collector.start(recovered.undelivered)
+            for owner in recovered.state.owners.values():
+                self._by_host[owner.host].add(tenant)
+            collector.start(recovered.undelivered, recovered.backlog)
         if self._tenants:
             log.info("tenants go on from the journal", tenants=len(self._tenants), damaged=len(self._damaged))
 
     def acknowledged(self, host: str) -> Acknowledgements:
         """Return the last record in force of each shard that a host owns."""
-        return {key: place for collector in self._tenants.values() for key, place in collector.acknowledged(host)}
+        places: dict[ShardKey, Place] = {}
+        for tenant in tuple(self._by_host[host]):
+            collector = self._tenants.get(tenant)
+            own = dict(collector.acknowledged(host)) if collector is not None else {}
+            if not own:
+                self._by_host[host].discard(tenant)
+            places |= own
+        return places
 
     def orphans(self) -> list[ShardKey]:
         """Return the shards that somebody has to begin, because half edges wait in their ranges and nobody counts."""
@@ -127,13 +159,32 @@ class CollectorSet:
         if tenant in self._damaged or tenant in self._ending:
             return {}
         collector = self._tenants.get(tenant) or self._begin(tenant)
-        return await collector.claim(host, keys)
+        try:
+            # Of another division nothing is given: who asks is behind, or ahead, and asks again.
+            return await collector.claim(host, [key for key in keys if key.count == collector.shards])
+        finally:
+            # Also if nobody waits for the answer any more: some may be in force.
+            self._by_host[host].add(tenant)
 
     async def let_go(self, host: str, gone: Iterable[tuple[ShardKey, int]]) -> None:
         """Note that a host does not count for these shards, in these epochs, any more."""
         by_tenant = grouped(gone, lambda shard: shard[0].tenant)
         collectors = [(self._tenants[tenant], own) for tenant, own in by_tenant.items() if tenant in self._tenants]
         await asyncio.gather(*(collector.let_go(host, own) for collector, own in collectors))
+
+    async def evict(self, host: str) -> None:
+        """Take every range from a host that is to end, with what it counted last. Safe to repeat.
+
+        Raises:
+            StoreError: nothing can be journalled any more.
+        """
+        await asyncio.gather(*(collector.evict(host) for collector in self._tenants.values()))
+
+    def forget(self, host: str) -> None:
+        """Forget what a host, which is gone, was still to hear."""
+        self._by_host.pop(host, None)
+        for collector in self._tenants.values():
+            collector.forget(host)
 
     async def use_overrides(self, changed: Collection[str] | None) -> None:
         """Put the book's overrides in force for the tenants that are here: those that may have changed, None: all."""
@@ -172,6 +223,18 @@ class CollectorSet:
             if isinstance(answer, BaseException):
                 log.error("tenant could not be drained", tenant=str(tenant), exc_info=answer)
         return all(answer is True for answer in answers)
+
+    async def ledger(self, tenant: TenantId) -> list[tuple[str, str, str, int]]:
+        """Return a tenant's ledger by service, stage and outcome; nothing of one that is not here."""
+        collector = self._tenants.get(tenant)
+        return [] if collector is None else await collector.ledger()
+
+    async def look(self, tenant: TenantId) -> TenantLook:
+        """Return what is known of a tenant, for somebody who looks; nothing of one that is not here."""
+        collector = self._tenants.get(tenant)
+        if collector is None:
+            return TenantLook(NOTHING, None)
+        return TenantLook(await collector.view(), collector.snapshot().endpoint)
 
     def snapshots(self) -> dict[TenantId, TenantCollectorSnapshot]:
         """Return the figures of every tenant that can tell them."""

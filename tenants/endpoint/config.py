@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from tenants.endpoint.errors import InvalidEndpointError
+from tenants.settings.protobuf_message import ProtobufMessage
 from tenants.settings.remote_write_auth import TlsConfig
 from tenants.settings.secret_source import SecretSource
 
@@ -58,13 +59,17 @@ class EndpointConfig:
         headers_from: more headers, with secrets that are read before they are sent.
         tls: how the endpoint is verified and what it is shown; None: the system's authorities, and nothing.
         is_confined: connect only where ``remote_write_targets`` of the service configuration allow it.
+        protobuf_message: what it is sent; None: 2.0, or 1.0 if it does not know that (see
+            :class:`tenants.endpoint.negotiation.Negotiation`).
         relabel: rules for what is sent here, as the engine reads them; empty: none. Applied where batches are made.
         timeout_s: limit for one whole request, from connecting to the end of the answer.
-        max_queue_bytes: bound of what waits (see :class:`tenants.endpoint.queue.BatchQueue`).
+        max_queue_bytes: bound of what waits (see :class:`tenants.endpoint.queue.BatchQueue`), on disk and in memory.
+        max_memory_bytes: bound of what waits in memory, where there is a disk for the rest.
+        max_lanes: most requests at once.
         min_backoff_s: pause after the first failure; doubles with each further one.
         max_backoff_s: longest pause, before jitter.
-        max_sample_age_s: a batch that fails and is older is dropped: receivers take nothing older than their
-            head block, and a batch answered 5xx for ever must not block the rest (remote-write §0 point 5).
+        max_sample_age_s: what is older is dropped: receivers take nothing older than their head block, and a batch
+            answered 5xx for ever must not block the rest (remote-write §0 point 5).
 
     Raises:
         InvalidEndpointError: a field that no request could be made of.
@@ -76,9 +81,12 @@ class EndpointConfig:
     headers_from: tuple[HeaderFrom, ...] = field(default=())
     tls: TlsConfig | None = None
     is_confined: bool = False
+    protobuf_message: ProtobufMessage | None = None
     relabel: str = ""
     timeout_s: float = 30.0
-    max_queue_bytes: int = 64 * 1024 * 1024
+    max_queue_bytes: int = 256 * 1024 * 1024
+    max_memory_bytes: int = 16 * 1024 * 1024
+    max_lanes: int = 4
     min_backoff_s: float = 0.03
     max_backoff_s: float = 5.0
     max_sample_age_s: float = 7200.0
@@ -91,7 +99,14 @@ class EndpointConfig:
                 raise InvalidEndpointError(f"headers[{position}]", "not the name of an HTTP header")
             if _CONTROL_CHARACTER.search(value.strip()):
                 raise InvalidEndpointError(f"headers.{name}", "the value holds a control character")
-        for positive in ("timeout_s", "max_queue_bytes", "min_backoff_s", "max_sample_age_s"):
+        for positive in (
+            "timeout_s",
+            "max_queue_bytes",
+            "max_memory_bytes",
+            "max_lanes",
+            "min_backoff_s",
+            "max_sample_age_s",
+        ):
             if getattr(self, positive) <= 0:
                 raise InvalidEndpointError(positive, "must be greater than 0")
         if self.max_backoff_s < self.min_backoff_s:

@@ -3,7 +3,9 @@
 import structlog
 
 from tenants.endpoint.config import EndpointConfig, HeaderFrom, basic_authorization
+from tenants.endpoint.encoding import Encoding, unique_encodings
 from tenants.endpoint.errors import InvalidEndpointError
+from tenants.settings.protobuf_message import ProtobufMessage
 from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.tenant_settings import TenantSettings
 from tenants.settings.write_relabel import rules_json
@@ -51,9 +53,13 @@ def _endpoint_config(endpoint: RemoteWriteEndpoint, is_confined: bool) -> Endpoi
         headers_from=tuple(headers_from),
         tls=endpoint.tls_config,
         is_confined=is_confined,
+        protobuf_message=_pinned(endpoint),
         relabel=rules_json(endpoint.write_relabel_configs),
         timeout_s=endpoint.remote_timeout.seconds,
         max_queue_bytes=endpoint.queue_max_bytes,
+        max_memory_bytes=endpoint.queue_memory_bytes,
+        max_sample_age_s=endpoint.max_sample_age.seconds,
+        max_lanes=endpoint.max_lanes,
         min_backoff_s=endpoint.min_backoff.seconds,
         max_backoff_s=endpoint.max_backoff.seconds,
     )
@@ -65,7 +71,20 @@ def max_samples(settings: TenantSettings) -> int:
     return min(limits, default=_DEFAULT_MAX_SAMPLES)
 
 
-def relabellings(settings: TenantSettings) -> list[str]:
-    """Return the different rules of a tenant's endpoints, empty for none: series are encoded once for each."""
-    texts = dict.fromkeys(rules_json(endpoint.write_relabel_configs) for endpoint in settings.remote_write)
-    return list(texts) or [""]
+def max_lanes(settings: TenantSettings) -> int:
+    """Return into how many lanes series may be divided: an endpoint with fewer sends one after the other."""
+    return max((endpoint.max_lanes for endpoint in settings.remote_write), default=1)
+
+
+def encodings(settings: TenantSettings) -> list[Encoding]:
+    """Return how series are encoded for endpoints of which nothing is known yet; for none at all they are too."""
+    endpoints = settings.remote_write
+    return unique_encodings(
+        Encoding(rules_json(endpoint.write_relabel_configs), _pinned(endpoint) or ProtobufMessage.V2)
+        for endpoint in endpoints
+    )
+
+
+def _pinned(endpoint: RemoteWriteEndpoint) -> ProtobufMessage | None:
+    message = endpoint.protobuf_message
+    return None if message == "auto" else ProtobufMessage(message)

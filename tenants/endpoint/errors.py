@@ -40,3 +40,18 @@ class SecretUnavailableError(EndpointError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.problem}"
+
+
+class OwnerSilentError(EndpointError):
+    """A shard host does not answer and may live: it may have counted what it did not hand over. Ask again later.
+
+    Attributes:
+        host: its name.
+    """
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"{self.host} does not say what it counted last; it is asked again at the next claim"

@@ -1,6 +1,7 @@
 """One POST of one batch, and what its answer means. Never retries, sleeps or counts."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -16,6 +17,8 @@ from tenants.endpoint.surroundings import Surroundings
 _MAX_MESSAGE_BYTES = 1024  # as much as Prometheus reads (remote-write §1.6)
 _MAX_MESSAGE_CHARACTERS = 256
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
 # The reasons a receiver can cause, as labels: a hostile one must not be able to invent hundreds.
 _NAMED_STATUSES = frozenset({400, 401, 403, 404, 413, 415, 422})
 
@@ -26,6 +29,14 @@ class Verdict(Enum):
     DELIVERED = auto()
     RETRY = auto()
     REJECTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a receiver of 2.0 says it stored: samples, those of native histograms included, and exemplars."""
+
+    samples: int
+    exemplars: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,8 @@ class Outcome:
             endpoint's secrets are masked wherever they appear letter for letter.
         status: of the answer, if there was one.
         retry_after_s: the pause that the receiver asked for.
+        written: what the receiver says it stored; None: it does not say.
+        fell_back: why the batch was sent again as 1.0, which this is the outcome of; empty: it was not.
     """
 
     verdict: Verdict
@@ -47,6 +60,14 @@ class Outcome:
     message: str = ""
     status: int | None = None
     retry_after_s: float | None = None
+    written: Written | None = None
+    fell_back: str = ""
+
+    def stored(self, batch: Batch) -> tuple[int, int]:
+        """Return how many samples and exemplars of the batch the receiver has, by its word or by its status."""
+        if self.written is None:
+            return (batch.samples, batch.exemplars) if self.verdict is Verdict.DELIVERED else (0, 0)
+        return min(self.written.samples, batch.samples), min(self.written.exemplars, batch.exemplars)
 
 
 async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroundings) -> Outcome:
@@ -58,6 +79,7 @@ async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroun
     config = granted.config
     status: int | None = None
     retry_after_s: float | None = None
+    written: Written | None = None
     body = bytearray()
     problem, message = "", ""
     try:
@@ -68,7 +90,9 @@ async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroun
                 "POST",
                 config.url,
                 content=batch.body,
-                headers=httpx.Headers(request_headers(config, around.version, attempt), encoding="utf-8"),
+                headers=httpx.Headers(
+                    request_headers(config, around.version, attempt, batch.message), encoding="utf-8"
+                ),
                 timeout=None,
                 follow_redirects=False,
                 extensions=_extensions(config),
@@ -76,6 +100,7 @@ async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroun
         ):
             status = response.status_code
             retry_after_s = parse_retry_after(response.headers.get("retry-after"), around.clock.now_ms())
+            written = _written(response.headers)
             async for chunk in response.aiter_raw():
                 body += chunk[: _MAX_MESSAGE_BYTES - len(body)]
                 if len(body) == _MAX_MESSAGE_BYTES:
@@ -89,9 +114,20 @@ async def exchange(batch: Batch, attempt: int, granted: Granted, around: Surroun
         return Outcome(Verdict.RETRY, problem, _readable(message, config.secrets))
     verdict, reason = judge(status)
     if verdict is Verdict.DELIVERED:
-        return Outcome(verdict, status=status)
+        return Outcome(verdict, status=status, written=written)
     message = _readable(body.decode("utf-8", "replace"), config.secrets)
-    return Outcome(verdict, reason, message, status, retry_after_s)
+    return Outcome(verdict, reason, message, status, retry_after_s, written)
+
+
+def _written(headers: httpx.Headers) -> Written | None:
+    """Read the statistics of an answer: of those that are there, one that is missing is 0 (remote-write §1.6)."""
+    texts = [
+        headers.get(f"x-prometheus-remote-write-{kind}-written") for kind in ("samples", "histograms", "exemplars")
+    ]
+    if not any(text is not None for text in texts):
+        return None
+    samples, histograms, exemplars = (int(text) if text and _NUMBER.fullmatch(text) else 0 for text in texts)
+    return Written(samples + histograms, exemplars)
 
 
 def judge(status: int) -> tuple[Verdict, str]:

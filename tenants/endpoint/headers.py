@@ -1,6 +1,7 @@
 """The HTTP headers of a remote write: which are ours, which are the operator's. Merges, never validates."""
 
 from tenants.endpoint.config import EndpointConfig
+from tenants.settings.protobuf_message import ProtobufMessage
 
 _PROTECTED = frozenset(
     {
@@ -20,6 +21,11 @@ _PROTECTED = frozenset(
         "user-agent",
     }
 )
+# That of 1.0 without its message: receivers older than 2.0 know no parameters.
+_CONTENT_TYPES = {
+    ProtobufMessage.V1: "application/x-protobuf",
+    ProtobufMessage.V2: f"application/x-protobuf;proto={ProtobufMessage.V2}",
+}
 _PROTECTED_PREFIXES = ("content-", "x-prometheus-")
 
 
@@ -29,19 +35,20 @@ def is_protected(name: str) -> bool:
     return lowered in _PROTECTED or lowered.startswith(_PROTECTED_PREFIXES)
 
 
-def request_headers(config: EndpointConfig, version: str, attempt: int) -> dict[str, str]:
+def request_headers(config: EndpointConfig, version: str, attempt: int, message: ProtobufMessage) -> dict[str, str]:
     """Build the headers of one request (remote-write §1.3), names in lower case.
 
     Args:
         config: whose headers are added; protected ones are left out.
         version: of Millrace, for ``User-Agent``.
         attempt: 0 for the first; above it is told to the receiver, which may space its ``Retry-After`` by it.
+        message: which one the body is.
     """
     headers = {name.strip().lower(): value.strip() for name, value in config.headers if not is_protected(name)}
     headers |= {
-        "content-type": "application/x-protobuf",
+        "content-type": _CONTENT_TYPES[message],
         "content-encoding": "snappy",
-        "x-prometheus-remote-write-version": "0.1.0",
+        "x-prometheus-remote-write-version": message.version,
         "user-agent": f"millrace/{version}",
         "accept-encoding": "identity",
     }

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from tenants.endpoint.collection_encoder import CollectionEncoder, Encoded
+from tenants.endpoint.collection_encoder import CollectionEncoder
+from tenants.endpoint.encoding import Encoded
+from tenants.endpoint.endpoint_settings import encodings
+from tenants.endpoint.tenant_endpoint import Backlog
 from tenants.identity.tenant_id import TenantId
 from tenants.journal.entries import BeginEntry, CollectEntry, Entry, decode
 from tenants.journal.errors import JournalDamaged
@@ -20,12 +23,14 @@ class Recovered:
 
     Attributes:
         state: as it was when the last entry was committed.
-        undelivered: collections not known to have been delivered, oldest first: the same series, values and timestamps
-            as they were sent with, or were to be.
+        undelivered: collections that are not known to have been delivered or to be on disk, oldest first: the same
+            series, values and timestamps as they were sent with, or were to be.
+        backlog: what is on disk.
     """
 
     state: TenantState
     undelivered: tuple[Encoded, ...]
+    backlog: Backlog
 
 
 def recover(store: JournalStore, tenant: TenantId, settings: TenantSettings) -> Recovered:
@@ -52,7 +57,7 @@ def recover(store: JournalStore, tenant: TenantId, settings: TenantSettings) -> 
         undelivered = _replay(state, entries, settings)
     except CheckpointError as error:
         raise JournalDamaged(tenant, checkpoint and checkpoint.position, str(error)) from error
-    return Recovered(state, tuple(undelivered))
+    return Recovered(state, tuple(undelivered), store.backlog.index(tenant))
 
 
 def _replay(state: TenantState, entries: list[Entry], settings: TenantSettings) -> list[Encoded]:
@@ -66,7 +71,7 @@ def _replay(state: TenantState, entries: list[Entry], settings: TenantSettings) 
         match entry:
             case CollectEntry(timestamp_ms, is_silent=False) if timestamp_ms >= encoded_from_ms:
                 state.begin_collection(entry)
-                undelivered.append(encoder.encode(state.registry, settings, timestamp_ms))
+                undelivered.append(encoder.encode(state.registry, settings, timestamp_ms, encodings(settings)))
             case _:
                 state.replay(entry)
     return undelivered

@@ -3,10 +3,14 @@
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from tenants.endpoint.division import Divide, halves
 from tenants.endpoint.http_clients import HttpClients
+from tenants.endpoint.work_threads import WorkThreads
+from tenants.journal.backlog_writer import BacklogWriter
+from tenants.tracing.spans import Tracer
 
 
 class Clock(Protocol):
@@ -40,9 +44,17 @@ class Surroundings:
         clock: wall time and back-off sleeps. Time limits on network calls are the event loop's own.
         rng: jitter of the back-off.
         version: of Millrace, for ``User-Agent``.
+        divide: how a batch is divided that a receiver does not take whole.
+        backlog: where batches wait on disk; None: in memory only.
+        threads: for the work on registries.
+        tracer: of Millrace's own traces; None: none.
     """
 
     clients: HttpClients
     clock: Clock
     rng: random.Random
     version: str
+    divide: Divide = halves
+    backlog: BacklogWriter | None = None
+    threads: WorkThreads = field(default_factory=WorkThreads)
+    tracer: Tracer | None = None

@@ -12,26 +12,33 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
 from tenants import _engine
 from tenants.endpoint.collection import CollectionSchedule
-from tenants.endpoint.collection_encoder import CollectionEncoder, Encoded
+from tenants.endpoint.collection_encoder import CollectionEncoder
 from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.encoding import Encoded, Encoding
 from tenants.endpoint.endpoint_settings import endpoint_configs
+from tenants.endpoint.errors import OwnerSilentError
 from tenants.endpoint.surroundings import Surroundings
-from tenants.endpoint.tenant_endpoint import TenantEndpoint, TenantEndpointSnapshot
+from tenants.endpoint.tenant_endpoint import Backlog, TenantEndpoint, TenantEndpointSnapshot
+from tenants.endpoint.work_threads import LONG_S, Result
 from tenants.journal.entries import ClaimEntry, CollectEntry, Entry, PlanEntry, RecordEntry, ReleaseEntry
 from tenants.journal.writer import JournalWriter
 from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
 from tenants.processing.profile import TenantProfile
+from tenants.processing.registry_view import RegistryView
 from tenants.processing.tenant_state import TenantState
 from tenants.settings.tenant_settings import TenantSettings
+from tenants.tracing.spans import Span, part, sampled, within
 
 Release = Callable[[str, Sequence[tuple[ShardKey, int]]], Awaitable[Sequence[FlushRecord]]]
 """Ask a shard host, by name, to count no more for these shards in these epochs, and to hand over what they counted
-last; nothing if it does not answer: then its shards are void from now on."""
+last; nothing if it is dead, or given up: then its shards are void from now on. Raises ``OwnerSilentError`` if it does
+not answer and is not to be given up yet."""
 
 MIN_CHECKPOINT_BYTES = 4 << 20
 """A journal smaller than this is not worth a checkpoint."""
@@ -39,7 +46,13 @@ MIN_CHECKPOINT_BYTES = 4 << 20
 UNDELIVERED_ENTRIES = 8
 """How many times larger a journal may grow while collections wait to be delivered."""
 
-_Figures = tuple[dict[str, int], dict[str, tuple[int, int]], tuple[list[tuple[float, int]], float]]
+
+class _Figures(NamedTuple):
+    registry: dict[str, int]
+    labels: dict[str, tuple[int, int]]
+    drain_tokens_per_line: tuple[list[tuple[float, int]], float]
+    ledger: dict[tuple[str, str], int]
+
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -63,9 +76,10 @@ class TenantCollectorSnapshot:
         relabel_left_out: series that rules of endpoints made impossible to send, over all collections, by reason.
         drain_tokens_per_line: of the span names that patterns were sought for: upper bounds with cumulative counts,
             and the sum.
-        shards: figures of what is kept for the successors of its shards, and ``owned``: ranges that somebody counts
-            for.
+        shards: figures of what is kept for the successors of its shards; ``owned``: ranges that somebody counts for;
+            ``count``: parts that the tenant is divided into.
         fenced_records: records of shards that had lost their range: what is in them came again.
+        ledger: what became of the spans of all services, by stage and outcome.
     """
 
     registry: dict[str, int]
@@ -80,15 +94,18 @@ class TenantCollectorSnapshot:
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     relabel_left_out: dict[str, int] = field(default_factory=dict)
     drain_tokens_per_line: tuple[list[tuple[float, int]], float] = field(default_factory=lambda: ([(math.inf, 0)], 0.0))
-    shards: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("owned", "open_edges", "state_bytes"), 0))
+    shards: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("count", "owned", "open_edges", "state_bytes"), 0)
+    )
     fenced_records: int = 0
+    ledger: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 class TenantCollector:
     """Journals and merges records, and sends the series at the tenant's interval.
 
-    State held: the tenant's state, which the journal has too, and the queues of the endpoints, in memory. Whoever owns
-    the tenant after this process died has the same state, and encodes again what was not delivered.
+    State held: the tenant's state, which the journal has too, and the queues of the endpoints. Whoever owns the tenant
+    after this process died has the same state, goes on with what waits on disk, and encodes again the last collection.
 
     Args:
         state: of the tenant, new or from the journal.
@@ -134,19 +151,27 @@ class TenantCollector:
         # Held while a thread works on the state, and while several changes have to follow one another: records that
         # come meanwhile wait with their shards.
         self._lock = asyncio.Lock()
+        # Whether work on the state takes long; of one that was restored nobody knows yet.
+        self._is_long = True
         self._figures = self._read_figures()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, undelivered: Iterable[Encoded] = ()) -> None:
+    def start(self, undelivered: Iterable[Encoded] = (), backlog: Backlog | None = None) -> None:
         """Begin to collect and send; call once, in the event loop that owns the tenant.
 
         Args:
-            undelivered: collections from before, not known to have been delivered: they are sent first, again.
+            undelivered: collections from before, not known to have been delivered: they are sent again, before others.
+            backlog: what waits on disk: it is sent first.
         """
-        self._endpoint.start()
+        self._endpoint.start(backlog)
         for encoded in undelivered:
             self._queue(encoded)
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def shards(self) -> int:
+        """Parts that the tenant is divided into."""
+        return self._profile.settings.shards
 
     def acknowledged(self, host: str) -> Iterable[tuple[ShardKey, Place]]:
         """Return the last record in force of each shard that the host owns."""
@@ -221,7 +246,8 @@ class TenantCollector:
     async def claim(self, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
         """Give ranges to a shard host, with what their former owners left; answers when that is journalled.
 
-        Who counts for a part of them elsewhere, or under another division, is asked for its last records first.
+        Who counts for a part of them elsewhere, or under another division, is asked for its last records first. A range
+        of which somebody may count a part, and does not answer, is not in the answer.
         """
         async with self._lock:
             former: defaultdict[str, set[tuple[ShardKey, int]]] = defaultdict(set)
@@ -229,8 +255,15 @@ class TenantCollector:
                 # Also from who claims: it may have begun meanwhile, if this call comes late or twice.
                 for other, owner in self._state.overlapping(key):
                     former[owner.host].add((other, owner.epoch))
-            for name, owned in former.items():
-                await self._settled(self._take(await self._release(name, sorted(owned, key=str))))
+            for name, owned in list(former.items()):
+                try:
+                    records = await self._release(name, sorted(owned, key=str))
+                except OwnerSilentError as error:
+                    log.warning("shards cannot be claimed yet", tenant=str(self.tenant), problem=str(error))
+                    kept = {other for other, _ in former.pop(name)}
+                    keys = [key for key in keys if not any(map(key.overlaps, kept))]
+                else:
+                    await self._settled(self._take(records))
             for name, owned in former.items():
                 for other, epoch in owned:
                     if (last := self._state.owners.get(other)) is not None:
@@ -246,6 +279,33 @@ class TenantCollector:
             await self._settled(futures)
             # Of ranges that overlap, asked for at once, the last one has it.
             return {key: mine for key, mine in claimed.items() if self._owns(key, mine.epoch)}
+
+    async def evict(self, host: str) -> None:
+        """Take every range from a host that is to end, with what it counted last. Safe to repeat.
+
+        Whoever is next claims a range when a frame comes, or half edges wait in it.
+
+        Raises:
+            StoreError: nothing can be journalled any more.
+        """
+        async with self._lock:
+            owned = [(key, owner.epoch) for key, owner in self._state.owners.items() if owner.host == host]
+            if not owned:
+                return
+            await self._settled(self._take(await self._release(host, sorted(owned, key=str))))
+            futures = []
+            for key, epoch in owned:
+                # A record that could not be read has taken it already.
+                if self._owns(key, epoch):
+                    entry = ReleaseEntry(key.index, key.count, epoch)
+                    futures.append(self._submit(entry, partial(self._state.release, entry)))
+            await self._settled(futures)
+
+    def forget(self, host: str) -> None:
+        """Forget what a host, which is gone, was still to hear."""
+        for name, key in list(self._former):
+            if name == host:
+                del self._former[name, key]
 
     def _owns(self, key: ShardKey, epoch: int) -> bool:
         owner = self._state.owners.get(key)
@@ -302,15 +362,25 @@ class TenantCollector:
         Raises:
             StoreError: nothing can be journalled any more; nothing was encoded.
         """
+        with within(sampled(self._around.tracer, "collect", tenant=self.tenant)) as span:
+            await self._collect(span)
+
+    async def _collect(self, span: Span | None) -> None:
         async with self._lock:
             loop = asyncio.get_running_loop()
             started = loop.time()
             settings, timestamp_ms = self._profile.settings, self._schedule.begin(self._around.clock.now_ms())
+            if span is not None and self._around.tracer is not None:
+                # Its batches are sent later, and by others.
+                self._around.tracer.remember((str(self.tenant), timestamp_ms), span)
+            encodings = self._endpoint.encodings()
             entry = CollectEntry(timestamp_ms, self._delivered_ms(), settings.disable_collection)
             try:
                 # Before a sample leaves: whoever comes after this process must not be behind what was sent.
-                await self._settled([self._submit(entry, partial(self._state.begin_collection, entry))])
-                encoded = await asyncio.to_thread(self._encode, settings, timestamp_ms)
+                with part("journal"):
+                    await self._settled([self._submit(entry, partial(self._state.begin_collection, entry))])
+                with part("encode"):
+                    encoded = await self._work(partial(self._encode, settings, timestamp_ms, encodings))
                 await self._switch()
             except Exception:
                 self._collections_failed["other"] += 1
@@ -320,39 +390,56 @@ class TenantCollector:
                 self._collection_s += loop.time() - started
             self._queue(encoded)
 
+    async def _work(self, work: Callable[[], Result]) -> Result:
+        """Work on the state in a thread."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        def timed() -> Result:
+            nonlocal started
+            started = loop.time()
+            return work()
+
+        try:
+            return await self._around.threads.run(timed, is_long=self._is_long)
+        finally:
+            # Without the time that it waited for a thread.
+            self._is_long = loop.time() - started > LONG_S
+
     async def _switch(self) -> None:
         """Go on with other settings, if there are."""
         profile, self._next = self._next, None
         if profile is not None:
             entry = PlanEntry(profile.plan_text)
             await self._settled([self._submit(entry)])
-            await asyncio.to_thread(self._state.set_plan, entry, profile.plan)
+            await self._work(partial(self._state.set_plan, entry, profile.plan))
 
     async def checkpoint_if_due(self) -> None:
         """Write the whole state into the journal, if the entries since the last time have outgrown it.
 
-        Of a collection that is not delivered yet only the entries know. They are given up when there are far too many.
+        Of a collection that is neither delivered nor on disk only the entries know. They are given up when there are
+        far too many.
         """
         sizes = self._journal.sizes(self.tenant)
         due = max(MIN_CHECKPOINT_BYTES, sizes.checkpoint)
-        is_delivered = self._endpoint.oldest_pending_ms is None
+        is_delivered = self._endpoint.oldest_volatile_ms is None
         if sizes.entries < (due if is_delivered else UNDELIVERED_ENTRIES * due):
             return
         async with self._lock:
             # What was submitted before is in force only when it is committed.
             if self._submitted is not None:
                 await self._settled([self._submitted])
-            state = await asyncio.to_thread(self._state.checkpoint)
+            state = await self._work(self._state.checkpoint)
             await self._journal.checkpoint(self.tenant, lambda: state)
 
     def _delivered_ms(self) -> int:
-        """Every collection up to this time was delivered or given up."""
-        oldest_ms = self._endpoint.oldest_pending_ms
+        """Every collection up to this time was delivered or given up, or is on disk."""
+        oldest_ms = self._endpoint.oldest_volatile_ms
         return self._state.collected_at_ms if oldest_ms is None else oldest_ms - 1
 
     def _queue(self, encoded: Encoded) -> None:
-        for relabel, batches in encoded.items():
-            self._endpoint.submit(batches, relabel)
+        if encoded:
+            self._endpoint.submit(encoded)
 
     async def drain(self, deadline_s: float) -> bool:
         """Collect a last time and send what waits, at most ``deadline_s`` seconds; return whether nothing is left."""
@@ -369,7 +456,7 @@ class TenantCollector:
         return is_collected and is_sent
 
     async def close(self) -> None:
-        """Stop at once; what waits is counted as failed."""
+        """Stop at once; what waits goes on disk, or is counted as failed."""
         await self._stop_collecting()
         await self._endpoint.close()
 
@@ -379,11 +466,11 @@ class TenantCollector:
             # A registry that a bug has broken says nothing any more; that collections fail still has to be seen.
             with contextlib.suppress(_engine.EngineError):
                 self._figures = self._read_figures()
-        registry, labels, drain_tokens_per_line = self._figures
+        figures = self._figures
         settings = self._profile.settings
         is_by_entity = settings.limiter_type == "entity"
         return TenantCollectorSnapshot(
-            registry=registry,
+            registry=figures.registry,
             endpoint=self._endpoint.snapshot(),
             collections=self._collections,
             collection_s=self._collection_s,
@@ -392,23 +479,36 @@ class TenantCollector:
             endpoint_update_failures=self._endpoint_update_failures,
             max_active_series=None if is_by_entity else settings.max_active_series,
             max_active_entities=settings.max_active_entities if is_by_entity else None,
-            labels=labels,
+            labels=figures.labels,
             relabel_left_out=dict(self._encoder.left_out),
-            drain_tokens_per_line=drain_tokens_per_line,
-            shards=self._state.mirror_stats() | {"owned": len(self._state.owners)},
+            drain_tokens_per_line=figures.drain_tokens_per_line,
+            shards=self._state.mirror_stats() | {"count": settings.shards, "owned": len(self._state.owners)},
             fenced_records=self._state.fenced_records,
+            ledger=figures.ledger,
         )
+
+    async def ledger(self) -> list[tuple[str, str, str, int]]:
+        """Return what became of the spans, by service, stage and outcome, when nobody works on the state."""
+        async with self._lock:
+            return self._state.registry.ledger()
+
+    async def view(self) -> RegistryView:
+        """Return what the registry holds, added up, when nobody works on the state."""
+        async with self._lock:
+            return await self._around.threads.run(partial(RegistryView.of, self._state.registry), is_long=self._is_long)
 
     def _read_figures(self) -> _Figures:
         registry = self._state.registry
-        return registry.stats(), registry.label_stats(), registry.drain_tokens_per_line()
+        return _Figures(
+            registry.stats(), registry.label_stats(), registry.drain_tokens_per_line(), registry.ledger_totals()
+        )
 
-    def _encode(self, settings: TenantSettings, timestamp_ms: int) -> Encoded:
+    def _encode(self, settings: TenantSettings, timestamp_ms: int, encodings: Sequence[Encoding]) -> Encoded:
         """Do the work of a collection. In a thread: only the registry and the encoder may be touched."""
         if settings.disable_collection:
             self._state.registry.sweep(timestamp_ms)
             return {}
-        return self._encoder.encode(self._state.registry, settings, timestamp_ms)
+        return self._encoder.encode(self._state.registry, settings, timestamp_ms, encodings)
 
     def _usable_endpoints(self, settings: TenantSettings) -> list[EndpointConfig]:
         configs = endpoint_configs(settings)
@@ -428,7 +528,9 @@ class TenantCollector:
 
     async def _try_to_collect(self) -> bool:
         try:
-            # Before: the last collection has been delivered by now.
+            # What the last collection has left goes on disk: then of one collection at most, the newest, nobody knows
+            # how far it was delivered, and who comes after this process sends nothing that is not the newest.
+            await self._endpoint.spill()
             await self.checkpoint_if_due()
             await self.collect()
         except Exception:

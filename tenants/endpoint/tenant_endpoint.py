@@ -1,16 +1,23 @@
 """A tenant's way out: every batch to each of its endpoints. What is in a batch is none of its business."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters
+from tenants.endpoint.encoding import Encoded, Encoding, batches_for, unique_encodings
+from tenants.endpoint.endpoint_backlog import EndpointBacklog, endpoint_key, stored_batches
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
+from tenants.identity.tenant_id import TenantId
+from tenants.store.errors import StoreError
+
+Backlog = Mapping[str, Sequence[tuple[int, str]]]
+"""What is on disk: sequences and facts, by key of the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +38,8 @@ class TenantEndpointSnapshot:
 class TenantEndpoint:
     """The senders of one tenant, none to many, each with its own queue: a slow one does not hold up another.
 
-    State held: the senders' queues, in memory. If the process dies they are lost, and whoever owns the
-    tenant next starts with empty ones. Every method must be called from one event loop.
+    State held: the senders' queues. What they have on disk is there for whoever owns the tenant next; the rest is lost
+    with the process. Every method must be called from one event loop.
     """
 
     def __init__(
@@ -54,38 +61,55 @@ class TenantEndpoint:
         self._tenant = tenant
         self._around = around
         self._retire_deadline_s = retire_deadline_s
-        self._senders = [EndpointSender(tenant, config, around) for config in configs]
+        self._senders = [self._sender(config) for config in configs]
         self._retiring: dict[EndpointSender, asyncio.Task[None]] = {}
+        self._removing: asyncio.Task[None] | None = None
         self._no_endpoint_samples = 0
         self._has_said_no_endpoint = False
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(tenant=tenant)
 
-    def start(self) -> None:
-        """Begin to send. Does not wait; call once."""
+    def start(self, backlog: Backlog | None = None) -> None:
+        """Begin to send, with what is on disk; what is there for other endpoints goes. Does not wait; call once."""
+        left = dict(backlog or {})
         for sender in self._senders:
+            if (rows := left.pop(endpoint_key(sender.config), None)) is not None:
+                sender.restore(stored_batches(rows))
             sender.start()
+        if left:
+            batches = sum(len(rows) for rows in left.values())
+            self._log.warning("batches of endpoints that are gone are dropped", endpoints=len(left), batches=batches)
+            self._removing = asyncio.get_running_loop().create_task(self._remove(list(left)))
 
-    def submit(self, batches: Sequence[Batch], relabel: str = "") -> None:
-        """Queue batches for every endpoint with the rules that they were made by. Never blocks.
+    def encodings(self) -> list[Encoding]:
+        """Return what a collection has to be encoded as, for all endpoints."""
+        return unique_encodings(sender.encoding for sender in self._senders)
+
+    def submit(self, encoded: Encoded) -> None:
+        """Queue the batches of a collection, for every endpoint those with its rules. Never blocks.
 
         Without an endpoint they are counted as discarded, ``no_endpoint``. One whose rules have changed meanwhile has
         to wait for the next collection.
         """
         for sender in self._senders:
-            if sender.config.relabel == relabel:
-                sender.submit(batches)
+            sender.submit(batches_for(sender.encoding, encoded))
+        batches = next(iter(encoded.values()), [])
         if not self._senders and batches:
             self._no_endpoint_samples += sum(batch.samples for batch in batches)
             if not self._has_said_no_endpoint:
                 self._has_said_no_endpoint = True
                 self._log.warning("tenant has no remote_write endpoint, its samples are discarded")
 
+    async def spill(self) -> None:
+        """Put everything on disk that is not sent, in all endpoints at once."""
+        await asyncio.gather(*(sender.spill() for sender in (*self._senders, *self._retiring)))
+
     def reconfigure(self, configs: Sequence[EndpointConfig]) -> None:
         """Put other endpoints in force. Does not wait; call after :meth:`start`.
 
         An endpoint that is in the old and in the new settings with the same name and URL goes on with its
         queue, and uses its new settings from the next request on: a rotated token costs nothing. A new one
-        starts empty. A removed one sends what waits for it until ``retire_deadline_s``, in the background.
+        starts empty. A removed one sends what waits for it until ``retire_deadline_s``, in the background; the rest is
+        dropped.
         """
         former = list(self._senders)
         # Equal settings first, or of two endpoints without a name and with one URL the removal of the first
@@ -95,7 +119,7 @@ class TenantEndpoint:
         for index, config in enumerate(configs):
             sender = kept.get(index) or _take(former, config, by_destination=True)
             if sender is None:
-                sender = EndpointSender(self._tenant, config, self._around)
+                sender = self._sender(config)
                 sender.start()
             else:
                 sender.reconfigure(config)
@@ -115,20 +139,21 @@ class TenantEndpoint:
         return all(await asyncio.gather(*(sender.drain(deadline_s) for sender in senders)))
 
     async def close(self) -> None:
-        """Stop at once; what waits is counted as failed. Can be repeated."""
+        """Stop at once; what waits goes on disk, or is counted as failed. Can be repeated."""
         retirements = list(self._retiring.values())
         for retirement in retirements:
             retirement.cancel()
         if retirements:
             await asyncio.wait(retirements)
-        await asyncio.gather(*(sender.close() for sender in [*self._senders, *self._retiring]))
+        kept = [sender.close() for sender in self._senders]
+        await asyncio.gather(*kept, *(sender.close(keeps=False) for sender in self._retiring))
         self._retiring.clear()
 
     @property
-    def oldest_pending_ms(self) -> int | None:
-        """Timestamp of the oldest batch that waits or is on its way; None if there is none."""
-        pending = (sender.oldest_pending_ms for sender in (*self._senders, *self._retiring))
-        return min((timestamp_ms for timestamp_ms in pending if timestamp_ms is not None), default=None)
+    def oldest_volatile_ms(self) -> int | None:
+        """Timestamp of the oldest batch that is not sent, and in memory alone; None if there is none."""
+        volatile = (sender.oldest_volatile_ms for sender in (*self._senders, *self._retiring))
+        return min((timestamp_ms for timestamp_ms in volatile if timestamp_ms is not None), default=None)
 
     def snapshot(self) -> TenantEndpointSnapshot:
         """Return all counters as they are now."""
@@ -138,10 +163,24 @@ class TenantEndpoint:
             samples_discarded={"no_endpoint": self._no_endpoint_samples},
         )
 
+    def _sender(self, config: EndpointConfig) -> EndpointSender:
+        return EndpointSender(self._tenant, config, self._around, self._backlog(endpoint_key(config)))
+
+    def _backlog(self, key: str) -> EndpointBacklog | None:
+        writer = self._around.backlog
+        return None if writer is None else EndpointBacklog(writer, TenantId(self._tenant), key)
+
+    async def _remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            if (backlog := self._backlog(key)) is not None:
+                # They are found again after the next start.
+                with contextlib.suppress(StoreError):
+                    await backlog.clear()
+
     def _retire(self, sender: EndpointSender) -> None:
         async def drain_and_close() -> None:
             await sender.drain(self._retire_deadline_s)
-            await sender.close()
+            await sender.close(keeps=False)
             self._retiring.pop(sender, None)
 
         self._retiring[sender] = asyncio.get_running_loop().create_task(drain_and_close())

@@ -88,7 +88,7 @@ class CollectEntry:
 
     Attributes:
         timestamp_ms: of the samples.
-        delivered_ms: every collection up to this one was delivered or given up.
+        delivered_ms: every collection up to this one was delivered or given up, or is in the backlog.
         is_silent: nothing was sent.
     """
 

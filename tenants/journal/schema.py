@@ -26,6 +26,10 @@ CHECKPOINTS: Final = _table(
     "journal_checkpoint", tenant=StoredText, part=Integer, parts=Integer, position=BigInteger, body=LargeBinary
 )
 
+BACKLOG: Final = _table(
+    "journal_backlog", tenant=StoredText, endpoint=StoredText, sequence=BigInteger, facts=StoredText, body=LargeBinary
+)
+
 STEPS: Final[tuple[Step, ...]] = (
     (
         "CREATE TABLE journal_owner (name {text} PRIMARY KEY, incarnation BIGINT NOT NULL)",
@@ -34,6 +38,10 @@ STEPS: Final[tuple[Step, ...]] = (
         # A checkpoint of 100 MB is a row of its own for every few of them: drivers hold a whole row several times.
         "CREATE TABLE journal_checkpoint (tenant {text} NOT NULL, part INTEGER NOT NULL, parts INTEGER NOT NULL,"
         " position BIGINT NOT NULL, body {blob} NOT NULL, PRIMARY KEY (tenant, part))",
+    ),
+    (
+        "CREATE TABLE journal_backlog (tenant {text} NOT NULL, endpoint {text} NOT NULL, sequence BIGINT NOT NULL,"
+        " facts {text} NOT NULL, body {blob} NOT NULL, PRIMARY KEY (tenant, endpoint, sequence))",
     ),
 )
 

@@ -14,9 +14,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from tenants.identity.tenant_id import TenantId
+from tenants.journal.backlog_store import BacklogStore
 from tenants.journal.body_codec import MAX_BODY_BYTES, BodyCodec
 from tenants.journal.errors import Fenced, JournalDamaged
-from tenants.journal.schema import CHECKPOINTS, ENTRIES, OWNERS, migrate
+from tenants.journal.schema import BACKLOG, CHECKPOINTS, ENTRIES, OWNERS, migrate
 from tenants.store.database import Database
 from tenants.store.errors import StoreDamaged
 
@@ -90,9 +91,13 @@ class JournalStore:
     Every method raises ``StoreUnavailable`` if the database does not answer, is full, locked or read-only; the message
     says how to mend it. Whether the last change was stored is then not known, and making it again is right. Every
     method that writes raises :class:`Fenced`, and has written nothing, if the owner is another incarnation by then.
+
+    Attributes:
+        backlog: of the tenants' endpoints, in the same database, under the same ownership.
     """
 
     def __init__(self, database: Database, owner: str, incarnation: int) -> None:
+        self.backlog = BacklogStore(self._read, self._write)
         self._database = database
         self._owner = owner
         self._incarnation = incarnation
@@ -254,8 +259,9 @@ class JournalStore:
             self._set_extent(tenant, extent)
 
     def forget(self, tenant: TenantId) -> None:
-        """Remove all of a tenant's journal; its positions begin at 1 again."""
+        """Remove all of a tenant's journal, and its backlog; its positions begin at 1 again."""
         with self._write() as connection:
+            connection.execute(delete(BACKLOG).where(BACKLOG.c.tenant == str(tenant)))
             connection.execute(delete(ENTRIES).where(_ENTRY.tenant == str(tenant)))
             connection.execute(delete(CHECKPOINTS).where(_CHECKPOINT.tenant == str(tenant)))
         with self._lock:
