@@ -12,7 +12,7 @@ from tenants.api.problem_response import PROBLEM_RESPONSES
 from tenants.api.times import optional_time_text, time_text
 from tenants.control.expected_revision import parse_if_match
 from tenants.control.limits_document import LIMIT_KEYS
-from tenants.control.overview import TenantOverview
+from tenants.control.overview import Order, TenantOverview
 from tenants.control.problem import ProblemError, ProblemKind
 from tenants.control.tenants import TenantChange, TenantService
 from tenants.identity.tenant_id import TenantId
@@ -74,11 +74,14 @@ class AdminRoutes:
         search: Annotated[str, Query(max_length=150, description="Part of the id.")] = "",
         after: Annotated[str, Query(max_length=150, description="The last id of the page before.")] = "",
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+        order: Annotated[Order, Query(description="By id, or those first that have most of it.")] = "tenant",
+        skip: Annotated[int, Query(ge=0, le=2**31, description="How many to pass over.")] = 0,
     ) -> JSONResponse:
-        """Return tenants by id: those with an entry, a document, a state, or spans since the service started."""
-        rows = await self._overview.list(search, after, limit)
-        next_after = rows[-1]["tenant"] if len(rows) == limit else None
-        return JSONResponse({"tenants": rows, "next_after": next_after})
+        """Return tenants: those with an entry, a document, a state, or spans since the service started."""
+        listed = await self._overview.list(search, after, limit, order=order, skip=skip)
+        rows = listed.rows
+        next_after = rows[-1]["tenant"] if order == "tenant" and len(rows) == limit else None
+        return JSONResponse({"tenants": rows, "total": listed.total, "next_after": next_after})
 
     async def get(self, *, tenant: _TenantPath) -> JSONResponse:
         """Return a tenant's state, layers, and every setting in force with the layer that it came from."""

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from tenants.api.access import ACCESS_KEY, Access, Guard, GuardedRouter, guarded
 from tenants.api.admin_routes import AdminRoutes, TenantRequest
 from tenants.api.body import schemas_of
+from tenants.api.insight_routes import InsightRoutes
 from tenants.api.overrides_routes import OverridesRoutes, RollbackRequest
 from tenants.api.problem_response import add_problem_handlers
 from tenants.api.status_routes import StatusRoutes
@@ -29,6 +30,7 @@ class Routes:
     tokens: TokenRoutes
     usage: UsageRoutes
     status: StatusRoutes
+    insight: InsightRoutes
 
 
 def build_application(version: str, guard: Guard, routes: Routes, *others: GuardedRouter) -> FastAPI:
@@ -57,6 +59,7 @@ def build_application(version: str, guard: Guard, routes: Routes, *others: Guard
         routes.tokens.router(),
         routes.usage.router(),
         routes.status.router(),
+        routes.insight.router(),
         *others,
     ):
         app.include_router(router)

@@ -50,7 +50,7 @@ class TokenRoutes:
     async def list(self, *, asks: WhoAsks) -> JSONResponse:
         """Return the tokens of the tenant, or of everybody for an operator who names no tenant."""
         records = await self._tokens.list(asks.tenant)
-        return JSONResponse({"tokens": [_shown(record) for record in records]})
+        return JSONResponse({"tokens": [token_json(record) for record in records]})
 
     async def create(self, *, request: Request, asks: WhoAsks, caller: WhoChanges) -> JSONResponse:
         """Make a token. The answer holds its value, which nobody can read again."""
@@ -59,7 +59,7 @@ class TokenRoutes:
         record, text = await self._tokens.create(
             asks.tenant, frozenset(wanted.scopes), None if days is None else days * 86_400_000, wanted.note, caller
         )
-        return JSONResponse({**_shown(record), "token": text}, 201, headers={"Cache-Control": "no-store"})
+        return JSONResponse({**token_json(record), "token": text}, 201, headers={"Cache-Control": "no-store"})
 
     async def revoke(
         self, *, token_id: Annotated[str, Path(max_length=64)], asks: WhoAsks, caller: WhoChanges
@@ -69,7 +69,8 @@ class TokenRoutes:
         return Response(status_code=204)
 
 
-def _shown(record: TokenRecord) -> dict[str, Any]:
+def token_json(record: TokenRecord) -> dict[str, Any]:
+    """Show a token without its value."""
     return {
         "id": record.token_id,
         "tenant": record.tenant,

@@ -72,7 +72,10 @@ class UsageRoutes:
         return JSONResponse({"from": first.isoformat(), "to": last.isoformat(), "usage": rows})
 
     async def get_ledger(self, *, tenant: OwnTenant) -> JSONResponse:
-        """Return how many spans were received, and how many of them produced nothing, by stage and reason."""
+        """Return what became of the spans since the tenant began: generated, waiting, or discarded for a reason.
+
+        In all and by service. What a processor received is what it generated, what waits there, and what it discarded.
+        """
         return JSONResponse(await self._overview.ledger(tenant))
 
     async def get_limits(self, *, tenant: OwnTenant) -> JSONResponse:

@@ -21,6 +21,7 @@ class SettingsInForce(Protocol):
         documents: Mapping[str, Overrides | None] | None = None,
         states: Mapping[str, TenantState | None] | None = None,
         limits: Mapping[str, Overrides | None] | None = None,
+        sizes: Mapping[str, int | None] | None = None,
     ) -> int:
         """Put changes in force in this process; returns the version."""
 

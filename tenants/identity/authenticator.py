@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +17,8 @@ _CHECKS_AT_ONCE: Final = 2
 # What waits is answered within about two seconds, before clients give up.
 _MOST_CHECKS: Final = 64
 _RETRY_AFTER_S: Final = 1.0
+_LOOK_INTERVAL_MS: Final = 1_000
+_LOOK_S: Final = 2.0
 
 _BAD_TOKEN: Final = "the token is not valid: it is unknown, has expired or was revoked; ask for a new one"  # noqa: S105
 
@@ -42,6 +44,8 @@ class Authenticator:
         check: compares a token with a stored hash; blocks.
         random_bytes: draws the key of the digests.
         most_checks: secrets that wait for their check or are in it; further ones are told to try again.
+        look: puts the tokens in force that another process has just made, and raises nothing; None: they come by
+            themselves.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Authenticator:
         check: Callable[[Token, str], bool] = verify,
         random_bytes: RandomBytes = secrets.token_bytes,
         most_checks: int = _MOST_CHECKS,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._clock_ms = clock_ms
         self._check_secret = check
@@ -58,6 +63,9 @@ class Authenticator:
         self._table = TokenTable()
         self._verdicts = Verdicts(random_bytes)
         self._checks: dict[str, _Check] = {}
+        self._look = look
+        self._looked_ms = 0
+        self._looking: asyncio.Future[None] | None = None
         self._threads = ThreadPoolExecutor(_CHECKS_AT_ONCE, thread_name_prefix="token-check")
 
     def put_tokens(self, version: int, table: TokenTable) -> None:
@@ -68,7 +76,9 @@ class Authenticator:
         self._verdicts.keep(table.tokens)
 
     async def authenticate(self, token: Token) -> KnownToken | Denied:
-        """Return whose token it is. Suspends only while its secret is checked for the first time."""
+        """Return whose token it is. Suspends only while it is looked for, or its secret is checked the first time."""
+        if self._look is not None and token.token_id not in self._table.tokens:
+            await self._look_for_new(self._look)
         digest = self._verdicts.digest(token)
         found = self._judge(token, digest)
         if found is None:
@@ -80,7 +90,17 @@ class Authenticator:
 
     def close(self) -> None:
         """Let go of the threads; nothing may be asked any more."""
+        if self._looking is not None:
+            self._looking.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look_for_new(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Wait until new tokens are looked for; once a second, so that whoever guesses does not keep the store busy."""
+        now_ms = self._clock_ms()
+        is_due = now_ms - self._looked_ms >= _LOOK_INTERVAL_MS
+        if self._looking is None or (self._looking.done() and is_due):
+            self._looking, self._looked_ms = asyncio.ensure_future(look()), now_ms
+        await asyncio.wait([self._looking], timeout=_LOOK_S)
 
     def _judge(self, token: Token, digest: bytes) -> KnownToken | Denied | None:
         """Say what can be said without checking the secret; None: it has to be checked."""

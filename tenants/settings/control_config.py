@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr
 
 from tenants.settings.model import SettingsModel
 from tenants.settings.scalars import CalendarDuration, Duration, between
+from tenants.settings.schema import COUNT
 
 Compat = Literal["", "tempo"]
 
@@ -77,6 +78,16 @@ class JournalConfig(SettingsModel):
         default=SecretStr(""),
         description="postgresql://user:password@host/database; empty: the store's if that is set, "
         "else an SQLite file in data_dir.",
+    )
+
+
+class MetricsPageConfig(SettingsModel):
+    """The page /metrics of the service."""
+
+    max_tenants: Annotated[int, Field(ge=0, le=20_000), COUNT] = Field(
+        default=1_000,
+        description="Tenants that /metrics names, those seen first; the counts of all others are added up as tenant "
+        "__other__. 1000 tenants take some 7 MB and half a second.",
     )
 
 

@@ -6,6 +6,7 @@ tenants the whole takes seconds to travel.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from tenants.settings.overrides import WILDCARD, Overrides, RuntimeOverrides
@@ -24,6 +25,7 @@ class OverridesInForce:
         documents: documents of tenants that are applied.
         states: of the tenants that the store knows.
         limits: that operators set through the API.
+        sizes: shards of tenants that have more than one as their rate demands.
     """
 
     version: int = 0
@@ -31,6 +33,7 @@ class OverridesInForce:
     documents: Mapping[str, Overrides] = field(default_factory=dict)
     states: Mapping[str, TenantState] = field(default_factory=dict)
     limits: Mapping[str, Overrides] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,36 @@ class OverridesChange:
     documents: Mapping[str, Overrides | None]
     states: Mapping[str, TenantState | None]
     limits: Mapping[str, Overrides | None]
+    sizes: Mapping[str, int | None]
 
     @property
     def tenants(self) -> frozenset[str] | None:
         """The tenants that may have other settings now; None: any."""
         if self.base is None or WILDCARD in self.runtime:
             return None
-        return frozenset().union(self.runtime, self.documents, self.states, self.limits)
+        return frozenset().union(self.runtime, self.documents, self.states, self.limits, self.sizes)
+
+
+class Put(Enum):
+    """What becomes of a change."""
+
+    NEW = auto()
+    """It comes in force."""
+
+    OLD = auto()
+    """It, or a later one, already is."""
+
+    LACKS_BASE = auto()
+    """The version that it changes is not here: the whole has to come."""
+
+
+def judged(version: int, change: OverridesChange) -> Put:
+    """Return what becomes of a change where a version is in force."""
+    if change.version <= version:
+        return Put.OLD
+    if change.base is not None and change.base != version:
+        return Put.LACKS_BASE
+    return Put.NEW
 
 
 def whole(overrides: OverridesInForce) -> OverridesChange:
@@ -71,6 +97,7 @@ def change_between(former: OverridesInForce, latter: OverridesInForce, *, is_who
         _difference(former.documents, latter.documents),
         _difference(former.states, latter.states),
         _difference(former.limits, latter.limits),
+        _difference(former.sizes, latter.sizes),
     )
 
 
@@ -80,7 +107,7 @@ def in_parts(change: OverridesChange, entries: int) -> Iterator[OverridesChange]
     Reading a change keeps a process from anything else, and a process that receives spans may not be kept for long. The
     versions in between are those before the last: whoever makes a version leaves room for them (:func:`part_count`).
     """
-    kinds = ("runtime", "documents", "states", "limits")
+    kinds = ("runtime", "documents", "states", "limits", "sizes")
     rows = [(kind, key, value) for kind in kinds for key, value in getattr(change, kind).items()]
     count = part_count(len(rows), entries)
     base = change.base
@@ -93,6 +120,12 @@ def in_parts(change: OverridesChange, entries: int) -> Iterator[OverridesChange]
         base = version
 
 
+def entry_count(overrides: OverridesInForce) -> int:
+    """Return how many entries a snapshot has."""
+    layers = (overrides.runtime, overrides.documents, overrides.states, overrides.limits, overrides.sizes)
+    return sum(map(len, layers))
+
+
 def part_count(changed: int, entries: int) -> int:
     """Return how many parts a change of so many entries has."""
     return max(1, -(-changed // entries))
@@ -100,10 +133,9 @@ def part_count(changed: int, entries: int) -> int:
 
 def applied(former: OverridesInForce, change: OverridesChange) -> OverridesInForce | None:
     """Return the snapshot that a change leads to; the former one if it is not older; None if it lacks the base."""
-    if change.version <= former.version:
-        return former
-    if change.base is not None and change.base != former.version:
-        return None
+    put = judged(former.version, change)
+    if put is not Put.NEW:
+        return former if put is Put.OLD else None
     if change.base is None:
         former = OverridesInForce()
     return replace(
@@ -113,6 +145,7 @@ def applied(former: OverridesInForce, change: OverridesChange) -> OverridesInFor
         documents=merged_changes(former.documents, change.documents),
         states=merged_changes(former.states, change.states),
         limits=merged_changes(former.limits, change.limits),
+        sizes=merged_changes(former.sizes, change.sizes),
     )
 
 

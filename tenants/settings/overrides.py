@@ -48,6 +48,9 @@ SpanNameSanitization = Literal["", "dry_run", "enabled"]
 _ExemplarLabelName = Annotated[str, Field(max_length=96), AfterValidator(check_label_name)]
 # In the reference a zero here means "not set" (tenancy §2.2).
 _CollectionInterval = Annotated[CollectionInterval | None, BeforeValidator(zero_duration_is_absent)]
+MAX_SHARDS = 64
+"""Greatest number of shards of a tenant."""
+
 _Limit = Annotated[int, Field(ge=0, le=2**32 - 1), COUNT]
 
 
@@ -116,8 +119,9 @@ class GeneratorOverrides(SettingsModel):
     remote_write: RemoteWriteEndpoints | None = Field(
         default=None, description="Endpoints of this tenant; replaces the list of the service configuration."
     )
-    shards: Annotated[int, Field(ge=1, le=64), COUNT] | None = Field(
-        default=None, description="Parts that the tenant's traces are divided into, by trace id."
+    shards: Annotated[int, Field(ge=0, le=MAX_SHARDS), COUNT] | None = Field(
+        default=None,
+        description="Parts that the tenant's traces are divided into, by trace id; 0: as its rate demands.",
     )
     processor: Annotated[ProcessorOverrides, _TENANT] = Field(
         default=ProcessorOverrides(), description="Settings of the processors."

@@ -1,7 +1,7 @@
 """Settings without the tenants' ways out: what a process may know that sends nothing.
 
 Endpoints and headers carry credentials. Only collectors get them; gateways and shard hosts, which read what strangers
-send, hold none that could leak.
+send, hold none that could leak. The headers of Millrace's own traces every process has, for each sends its own.
 """
 
 from dataclasses import replace
@@ -26,5 +26,7 @@ def change_without_endpoints(change: OverridesChange) -> OverridesChange:
 
 
 def _without_endpoints(entry: Overrides) -> Overrides:
+    if entry.metrics_generator.remote_write is None and entry.metrics_generator.remote_write_headers is None:
+        return entry
     generator = entry.metrics_generator.model_copy(update={"remote_write": None, "remote_write_headers": None})
     return entry.model_copy(update={"metrics_generator": generator})

@@ -1,10 +1,8 @@
 """Where a tenant's metrics are written to, and how hard to try. The sending itself is not here."""
 
 import hashlib
-import re
 from collections.abc import Mapping
-from typing import Annotated, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, Strict, model_validator
 
@@ -12,31 +10,16 @@ from tenants.identity.tenant_id import HEADER as ORG_ID_HEADER
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.headers import HeaderName, Headers, check_unique, final_headers
 from tenants.settings.model import SettingsModel
+from tenants.settings.receiver_url import check_receiver_url
 from tenants.settings.remote_write_auth import Authorization, BasicAuth, TlsConfig
 from tenants.settings.scalars import Duration, between
 from tenants.settings.schema import BYTES, COUNT
 from tenants.settings.secret_source import SecretSource
 from tenants.settings.write_relabel import RelabelRules
 
-_MAX_URL = 2048
-
 
 def _check_url(url: str) -> str:
-    # Messages never quote the URL: a refused one may hold a password.
-    if len(url) > _MAX_URL or not re.fullmatch(r"[!-~]+", url):
-        raise ValueError(f"should be a URL of at most {_MAX_URL} visible ASCII characters")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("has a host or port that cannot be read") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("should be http:// or https:// with a host, such as https://metrics.example/api/v1/push")
-    if "@" in parts.netloc:
-        raise ValueError("should not hold a user or password; use basic_auth instead")
-    if parts.fragment:
-        raise ValueError("should have no fragment (#...)")
-    return url
+    return check_receiver_url(url, example="https://metrics.example/api/v1/push", instead="basic_auth")
 
 
 HeaderSources = Annotated[Mapping[HeaderName, SecretSource], Field(max_length=32), AfterValidator(check_unique)]
@@ -65,6 +48,10 @@ class RemoteWriteEndpoint(SettingsModel):
     write_relabel_configs: RelabelRules = Field(
         default=(), description="Rules for the labels of what is sent here, as in Prometheus; after external labels."
     )
+    protobuf_message: Literal["auto", "prometheus.WriteRequest", "io.prometheus.write.v2.Request"] = Field(
+        default="auto",
+        description="Remote-Write 1.0 or 2.0, by its message. auto: 2.0, or 1.0 if the receiver does not know that.",
+    )
     remote_timeout: Annotated[Duration, between("10ms", "10m")] = Field(
         default=Duration.parse("30s"),
         description="Time a request may take before it counts as failed.",
@@ -73,10 +60,29 @@ class RemoteWriteEndpoint(SettingsModel):
         default=2000, ge=1, le=100_000, description="Most samples in one request."
     )
     queue_max_bytes: Annotated[int, BYTES] = Field(
-        default=64 << 20,
+        default=256 << 20,
         ge=64 << 10,
-        le=16 << 30,
-        description="Most compressed bytes of one tenant that wait for this endpoint.",
+        le=64 << 30,
+        description="Most compressed bytes of one tenant that wait for this endpoint, on disk and in memory; the "
+        "oldest go beyond it.",
+    )
+    queue_memory_bytes: Annotated[int, BYTES] = Field(
+        default=16 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="Most compressed bytes of one tenant that wait for this endpoint in memory; beyond it they are put "
+        "on disk at once.",
+    )
+    max_sample_age: Annotated[Duration, between("1m", "7d")] = Field(
+        default=Duration.parse("2h"),
+        description="Samples that have waited for longer are dropped: a receiver takes none that are older than its "
+        "newest block.",
+    )
+    max_lanes: Annotated[int, COUNT] = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Most requests at once; samples of one series never overtake each other.",
     )
     min_backoff: Annotated[Duration, between("1ms", "5m")] = Field(
         default=Duration.parse("30ms"),

@@ -23,6 +23,7 @@ from tenants.settings.control_config import (
     Compat,
     JournalConfig,
     LimitsExporterConfig,
+    MetricsPageConfig,
     StoreConfig,
     TenantRegistry,
     UserConfigurableOverridesConfig,
@@ -46,6 +47,7 @@ from tenants.settings.scalars import (
 )
 from tenants.settings.schema import BYTES, COUNT
 from tenants.settings.tls import ServerTlsConfig
+from tenants.settings.tracing import TracingConfig
 from tenants.settings.yaml_document import read_yaml
 
 
@@ -178,7 +180,18 @@ class ClusterConfig(SettingsModel):
     """How the work is spread and bounded. Nothing here changes a number that a tenant sees."""
 
     shard_hosts: Annotated[int, COUNT] = Field(
-        default=0, ge=0, le=1024, description="Processes that generate metrics; 0: one per core."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Processes that generate metrics; 0: one for each shard_slot of the Ray cluster, or for every two "
+        "cores.",
+    )
+    shard_spans_per_second: Annotated[int, COUNT] = Field(
+        default=500_000,
+        ge=1,
+        le=10**9,
+        description="Spans a second that a shard should take. A tenant without a fixed number of shards gets more, up "
+        "to one for each shard host, while it sends more, and fewer when it has sent much less for a while.",
     )
     flush_interval: Annotated[Duration, between("10ms", "1m")] = Field(
         default=Duration.parse("1s"), description="Time between two pulls of what was counted."
@@ -245,6 +258,9 @@ class ServiceConfig(SettingsModel):
     journal: JournalConfig = Field(
         default=JournalConfig(), description="What was counted, so that counters go on after a restart."
     )
+    metrics_page: MetricsPageConfig = Field(
+        default=MetricsPageConfig(), description="The page /metrics of the service."
+    )
     limits_exporter: LimitsExporterConfig = Field(
         default=LimitsExporterConfig(), description="Metrics of the limits in force."
     )
@@ -265,6 +281,9 @@ class ServiceConfig(SettingsModel):
     )
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="How the work is spread and bounded.")
     log: LogConfig = Field(default=LogConfig(), description="The service's own log.")
+    tracing: TracingConfig = Field(
+        default=TracingConfig(), description="OpenTelemetry traces of Millrace itself; off by default."
+    )
 
     @property
     def uses_entries_whole(self) -> bool:

@@ -166,7 +166,8 @@ def _resolve(config: ServiceConfig, overrides: OverridesInForce, tenant: TenantI
             f"{_GENERATOR}.registry.max_label_value_length", static(registry, "max_label_value_length")
         ),
         external_labels=_external_labels(layers, registry, tenant),
-        shards=layers.pick(f"{_GENERATOR}.shards", builtin(1), from_defaults=True),
+        shards=layers.pick(f"{_GENERATOR}.shards", builtin(0), from_defaults=True)
+        or overrides.sizes.get(str(tenant), 1),
         remote_write=_remote_write(layers, config, tenant),
         is_remote_write_confined=layers.resolved[f"{_GENERATOR}.remote_write"].source not in _TRUSTED,
     )

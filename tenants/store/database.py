@@ -6,6 +6,8 @@ would take a thread of its caller with it.
 
 import contextlib
 import os
+import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -77,6 +79,7 @@ class Database:
         Raises:
             StoreUrlError: neither of these.
             SchemaTooNewError: a newer version was here.
+            StoreDamaged: the file is empty.
             StoreUnavailable: it cannot be reached, or not be written to.
         """
         parsed = _parse(url)
@@ -177,10 +180,8 @@ def _parse(url: str) -> URL:
 def _sqlite(url: URL) -> Engine:
     path = Path(url.database or "")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite gives the files beside it the same mode. An existing file is not opened here: closing it again would
-    # release the locks that other connections of this process have.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    _make_file(path)
+    # SQLite gives the files beside it the same mode.
     path.chmod(0o600)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_MS / 1000}, **_POOL)
 
@@ -198,6 +199,35 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if _is_writing(connection) else "BEGIN")
 
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """Make the file of a database unless there is one; an empty one is no database, but what is left of one.
+
+    It appears with its first page in it, so that it is never empty. An existing file is not opened: closing it again
+    would release the locks that other connections of this process have.
+
+    Raises:
+        StoreDamaged: the file is empty.
+        StoreUnavailable: it cannot be made.
+    """
+    if not path.exists():
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        try:
+            with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        except sqlite3.Error as error:
+            raise StoreUnavailable("; ".join(filter(None, [f"{path}: {error}", advice(error)]))) from error
+        finally:
+            Path(draft).unlink()
+    if not path.stat().st_size:
+        raise StoreDamaged(
+            f"{path}: the file is empty, so it has lost what was in it; restore it from a backup, or delete it to "
+            "begin with nothing"
+        )
 
 
 def _postgresql(url: URL) -> Engine:
