@@ -6,36 +6,47 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from cluster import ray_compat
 from cluster.errors import NotConfiguredError, StaleCollectorError
 from cluster.host_feed import HostFeed
 from cluster.log_setup import set_up_logging
 from cluster.measurements import MAX_MEASURED_TENANTS, Measurements
 from cluster.placement import Routes
+from cluster.process_measurements import measure_journal_file, measure_process
 from cluster.tenant_measurements import measure_tenant
 from cluster.version import VERSION
 from tenants.endpoint import HttpClients, Surroundings, SystemClock
-from tenants.endpoint.collector_set import CollectorSet
+from tenants.endpoint.collector_set import CollectorSet, TenantLook
+from tenants.endpoint.errors import OwnerSilentError
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
+from tenants.endpoint.work_threads import WorkThreads
 from tenants.identity.tenant_id import TenantId
+from tenants.journal.backlog_writer import BacklogWriter
 from tenants.journal.errors import Fenced
 from tenants.journal.store import JournalStore
-from tenants.journal.url import journal_url
+from tenants.journal.url import journal_file, journal_url
 from tenants.journal.writer import JournalWriter
 from tenants.processing.flush_record import Claimed, FlushRecord, ShardKey
 from tenants.processing.grouped import grouped
-from tenants.processing.profile import ProfileBook, Put
-from tenants.settings.in_force import OverridesChange
+from tenants.processing.profile import ProfileBook
+from tenants.settings.in_force import OverridesChange, Put
 from tenants.settings.service_config import ServiceConfig
+from tenants.tracing.opening import open_tracer
+from tenants.tracing.spans import CLOSE_S, Attributes, Span, Tracer, begun, within
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _PULL_TIMEOUT_S = 30.0
 _RELEASE_TIMEOUT_S = 5.0
-"""Longest that a claim waits for the last records of who owned the range. Beyond it these are void, and come again."""
+"""Longest that a claim waits for the last records of who owned the range. Beyond it the claim is refused."""
+_SILENCE_S = 30.0
+"""A host that has not answered for this long, and is not known to be dead, is given up: its last records are void, and
+gateways send again what was in them. Longer than Ray takes to notice that a node is lost."""
 _ADOPT_TIMEOUT_S = 5.0
 _PULL_AGAIN_S = 0.02
 _LAST_TRIES = 3
@@ -55,14 +66,20 @@ class CollectorHost:
         self._incarnation = time.time_ns()
         self._configuring = asyncio.Lock()
         self._store: JournalStore | None = None
+        self._journal_file: Path | None = None
         self._journal: JournalWriter | None = None
+        self._backlog: BacklogWriter | None = None
+        self._threads = WorkThreads()
+        self._tracer: Tracer | None = None
         self._tenants: CollectorSet | None = None
         self._clients: HttpClients | None = None
         self._flush_interval_s = 1.0
         self._routes = Routes(0, (), ())
+        self._claims_refused = 0
         self._hosts: dict[str, Any] = {}
         self._feeds: dict[str, HostFeed] = {}
         self._pulling: dict[str, asyncio.Task[None]] = {}
+        self._silent_since: dict[str, float] = {}
         self._ending: asyncio.Task[None] | None = None
         self._is_draining = False
 
@@ -86,19 +103,35 @@ class CollectorHost:
         # One call at a time: recovery takes longer than the controller has patience for.
         async with self._configuring:
             if self._tenants is None:
-                self._tenants = await self._recover(config, routes, overrides)
-                self._ending = asyncio.get_running_loop().create_task(self._end_finished_for_ever(self._tenants))
+                if self._tracer is None:
+                    self._tracer = open_tracer(config.tracing, self._name, VERSION)
+                with within(begun(self._tracer, "recover journal", {})) as span:
+                    tenants = await self._recover(config, routes, overrides)
+                    if span is not None:
+                        span.set({"millrace.tenants": len(tenants.tenants), "millrace.damaged": len(tenants.damaged)})
+                # Nobody claims anything before the routes are here, which say who may.
+                self._routes, self._tenants = routes, tenants
+                self._ending = asyncio.get_running_loop().create_task(self._end_finished_for_ever(tenants))
         await self.put_overrides(overrides)
-        self._routes = routes
-        self._connect(self._tenants, hosts)
+        await self.put_routes(routes, hosts)
 
     async def _recover(self, config: ServiceConfig, routes: Routes, overrides: OverridesChange) -> CollectorSet:
         self._clients = HttpClients(config.remote_write_targets)
         clock = SystemClock()
-        around = Surroundings(self._clients, clock, random.Random(), VERSION)  # noqa: S311
         url = journal_url(config)
+        self._journal_file = journal_file(config)
         self._store = store = await asyncio.to_thread(JournalStore.open, url, self._name, self._incarnation)
-        self._journal = JournalWriter(store, clock, around.rng)
+        self._backlog = BacklogWriter(store.backlog)
+        around = Surroundings(
+            self._clients,
+            clock,
+            random.Random(),  # noqa: S311
+            VERSION,
+            backlog=self._backlog,
+            threads=self._threads,
+            tracer=self._tracer,
+        )
+        self._journal = JournalWriter(store, clock, around.rng, tracer=self._tracer)
         book = ProfileBook(config)
         book.put_overrides(overrides)
         tenants = CollectorSet(book, around, self._journal, self._release)
@@ -113,6 +146,38 @@ class CollectorHost:
         if put is Put.NEW:
             await self._tenants.use_overrides(change.tenants)
         return put is not Put.LACKS_BASE
+
+    async def put_routes(self, routes: Routes, hosts: Mapping[str, Any]) -> bool:
+        """Give ranges by these routes, and pull these hosts, unless the routes are older than those in force.
+
+        Args:
+            routes: where shards are.
+            hosts: handles of all shard hosts, by name; also of those that are not in the routes any more, as long as
+                they may have something.
+
+        Returns:
+            False if the process knows nothing.
+        """
+        if self._tenants is None:
+            return False
+        if routes.version >= self._routes.version:
+            self._routes = routes
+            self._connect(self._tenants, hosts)
+        return True
+
+    async def evict(self, host: str) -> None:
+        """Take every range from a shard host that is to end. Call when gateways need nothing of it any more.
+
+        Raises:
+            NotConfiguredError: nothing was done.
+            ValueError: it is in the routes; nothing was done.
+            StoreError: nothing can be journalled any more.
+        """
+        if self._tenants is None:
+            raise NotConfiguredError(self._name)
+        if host in self._routes.shard_hosts:
+            raise ValueError(f"{host} is in the routes, version {self._routes.version}")
+        await self._tenants.evict(host)
 
     async def is_configured(self) -> bool:
         """Whether the process knows its settings: not so right after a restart."""
@@ -134,38 +199,95 @@ class CollectorHost:
         is_empty = await asyncio.gather(*(self._pull_the_rest(name, deadline_s / 2) for name in self._feeds))
         is_sent = await self._tenants.drain(max(0.0, ends_at - loop.time()))
         await self._clients.close()
-        if self._journal is not None and self._store is not None:
+        self._threads.close()
+        if self._journal is not None and self._backlog is not None and self._store is not None:
+            await self._backlog.close()
             await self._journal.close()
             await asyncio.to_thread(self._store.close)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close, min(CLOSE_S, max(0.0, ends_at - loop.time())))
         return all(is_empty) and is_sent
 
     async def claim(self, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
         """Give ranges to a shard host; those that are missing in the answer cannot be had now.
+
+        Only to the host of the routes, so that gateways that know older ones do not make hosts take ranges from each
+        other: what they send is not counted, and they send it again when they know the newer ones.
 
         Raises:
             NotConfiguredError: none can.
         """
         if self._tenants is None or self._is_draining:
             raise NotConfiguredError(self._name)
-        return await self._tenants.claim(host, keys)
+        own = [key for key in keys if self._routes.host_of(key.tenant, key.index) == host]
+        with within(self._claim_span(host, keys)) as span:
+            claimed = await self._tenants.claim(host, own)
+            if span is not None:
+                span.set({"millrace.claimed": len(claimed)})
+        self._claims_refused += len(keys) - len(claimed)
+        return claimed
+
+    def _claim_span(self, host: str, keys: Sequence[ShardKey]) -> Span | None:
+        # Sampled like requests: whoever sends for tenants that were not here before makes claims.
+        if self._tracer is None:
+            return None
+        tenants = {key.tenant for key in keys}
+        said: Attributes = {"millrace.host": host, "millrace.shards": len(keys)}
+        return self._tracer.sampled("claim", said, tenant=tenants.pop() if len(tenants) == 1 else None)
 
     async def _release(self, host: str, owned: Sequence[tuple[ShardKey, int]]) -> Sequence[FlushRecord]:
-        """Take shards from a host; nothing if it does not answer: what it counted and did not hand over comes again."""
+        """Take shards from a host; nothing if it is dead or given up: what it did not hand over comes again.
+
+        Raises:
+            OwnerSilentError: it may live, and it is too early to give it up. If it were, and a gateway died just then,
+                nobody would have what it had counted.
+        """
         if host not in self._hosts:
             return ()
+        asked_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_RELEASE_TIMEOUT_S):
                 records: tuple[FlushRecord, ...] = await self._hosts[host].release.remote(
                     self._name, self._incarnation, owned
                 )
-        except Exception as error:  # noqa: BLE001  (whatever ails the host, its shards are taken from it)
-            log.warning("shard host did not release shards", host=host, error=f"{type(error).__name__}: {error}"[:300])
+        except Exception as error:  # noqa: BLE001  (whatever ails the host)
+            await self._on_not_released(host, error, asked_at)
             return ()
+        self._silent_since.pop(host, None)
         return records
+
+    async def _on_not_released(self, host: str, error: Exception, asked_at: float) -> None:
+        # A process that knows no settings has begun just now; the one before it, with all it had counted, is dead.
+        is_dead = ray_compat.is_dead(error) or isinstance(ray_compat.raised_in_actor(error), NotConfiguredError)
+        is_dead = is_dead or not await asyncio.to_thread(ray_compat.may_live, self._hosts.get(host))
+        since = self._silent_since.setdefault(host, asked_at)
+        if not is_dead and asyncio.get_running_loop().time() - since < _SILENCE_S:
+            raise OwnerSilentError(host) from error
+        log.warning("shard host did not release shards", host=host, error=f"{type(error).__name__}: {error}"[:300])
 
     async def snapshots(self) -> dict[TenantId, TenantCollectorSnapshot]:
         """Return the figures of every tenant."""
         return self._tenants.snapshots() if self._tenants else {}
+
+    async def ledger(self, tenant: TenantId) -> list[tuple[str, str, str, int]]:
+        """Return a tenant's ledger by service, stage and outcome; nothing of one that generates nothing.
+
+        Raises:
+            NotConfiguredError: it is not known now.
+        """
+        if self._tenants is None:
+            raise NotConfiguredError(self._name)
+        return await self._tenants.ledger(tenant)
+
+    async def look(self, tenant: TenantId) -> TenantLook:
+        """Return what is known of a tenant, for somebody who looks.
+
+        Raises:
+            NotConfiguredError: it is not known now.
+        """
+        if self._tenants is None:
+            raise NotConfiguredError(self._name)
+        return await self._tenants.look(tenant)
 
     async def measure(self) -> Measurements:
         """Return this actor's metrics."""
@@ -173,10 +295,18 @@ class CollectorHost:
         measured: Measurements = [("millrace_settings_version", (), version)]
         for name, feed in self._feeds.items():
             measured.append(("millrace_pull_failures_total", (name,), feed.failures))
+        if self._tracer is not None:
+            measured += self._tracer.measure()
         if self._journal is not None:
             measured += _measure_journal(self._journal)
+        if self._backlog is not None:
+            measured += _measure_backlog(self._backlog)
+        if self._journal_file is not None:
+            measured += await asyncio.to_thread(measure_journal_file, self._journal_file)
         if self._tenants is not None:
+            measured += measure_process()
             measured.append(("millrace_journal_damaged_tenants", (), len(self._tenants.damaged)))
+            measured.append(("millrace_claims_refused_total", (), self._claims_refused))
         # In the order in which they began, so that who is shown does not change while it is here.
         for tenant, snapshot in islice((await self.snapshots()).items(), MAX_MEASURED_TENANTS):
             measured += measure_tenant(str(tenant), snapshot)
@@ -187,10 +317,11 @@ class CollectorHost:
         for name in self._feeds.keys() - hosts.keys():
             self._pulling.pop(name).cancel()
             del self._feeds[name]
+            tenants.forget(name)
         if self._is_draining:
             return
         for name in hosts.keys() - self._feeds.keys():
-            self._feeds[name] = HostFeed(name, self._name, self._incarnation, tenants)
+            self._feeds[name] = HostFeed(name, self._name, self._incarnation, tenants, self._tracer)
             self._pulling[name] = asyncio.get_running_loop().create_task(self._pull_for_ever(name))
 
     async def _pull_for_ever(self, name: str) -> None:
@@ -203,13 +334,16 @@ class CollectorHost:
     async def _pull(self, name: str, timeout_s: float) -> int | None:
         """Pull one host once; return how many records it answered, None if it did not."""
         try:
-            return await self._feeds[name].pull(self._hosts[name], timeout_s)
+            records = await self._feeds[name].pull(self._hosts[name], timeout_s)
         except (Fenced, StaleCollectorError):
             log.critical("another process has taken over, this one ends")
             os._exit(1)
         except Exception:
             log.exception("pull failed by a bug", host=name)
-        return None
+            return None
+        if records is not None:
+            self._silent_since.pop(name, None)
+        return records
 
     async def _pull_the_rest(self, name: str, timeout_s: float) -> bool:
         """Pull until the host has nothing to say: the answer to one pull is acknowledged by the next."""
@@ -260,4 +394,12 @@ def _measure_journal(journal: JournalWriter) -> Measurements:
         ("millrace_journal_bytes_total", (), journal.written_bytes),
         ("millrace_journal_failures_total", (), journal.failures),
         ("millrace_journal_pending_bytes", (), journal.pending_bytes),
+    ]
+
+
+def _measure_backlog(backlog: BacklogWriter) -> Measurements:
+    return [
+        ("millrace_backlog_batches_total", (), backlog.batches),
+        ("millrace_backlog_bytes_total", (), backlog.written_bytes),
+        ("millrace_backlog_failures_total", (), backlog.failures),
     ]

@@ -5,7 +5,7 @@ Lives in the driver. Spans do not need it: while it or its store is down, they f
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sized
 
 import structlog
 from fastapi import FastAPI
@@ -15,23 +15,29 @@ from cluster.measurements import Measurements
 from tenants.api.access import Guard, GuardedRouter
 from tenants.api.admin_routes import AdminRoutes
 from tenants.api.application import Routes, build_application
+from tenants.api.insight_routes import InsightRoutes
 from tenants.api.overrides_routes import OverridesRoutes
 from tenants.api.status_routes import StatusRoutes
 from tenants.api.token_routes import TokenRoutes
 from tenants.api.usage_routes import UsageRoutes
+from tenants.console.sessions import Sessions
+from tenants.control.caller import Caller
 from tenants.control.documents import DocumentService
 from tenants.control.effective import EffectiveSettings
-from tenants.control.figures import ReadFigures
+from tenants.control.figures import Readers, TenantFigures
 from tenants.control.in_force import SettingsInForce
+from tenants.control.insight import TenantInsight
 from tenants.control.overview import TenantOverview
+from tenants.control.sizing import SIZING_INTERVAL_S, ShardSizing
 from tenants.control.tenants import TenantService
+from tenants.control.timeline import Timeline
 from tenants.control.tokens import PutTable, TokenService
 from tenants.control.usage import UsageMeter
 from tenants.identity.authenticator import Authenticator
 from tenants.identity.identification import Identification
 from tenants.identity.token_table import TokenTable
 from tenants.settings.service_config import ServiceConfig
-from tenants.store.audit import AuditStore
+from tenants.store.audit import AuditEntry, AuditStore
 from tenants.store.database import Database
 from tenants.store.documents import DocumentStore
 from tenants.store.errors import StoreError
@@ -66,20 +72,34 @@ class ControlPlane:
         database: Database,
         in_force: SettingsInForce,
         push_tokens: PutTable,
-        read_figures: ReadFigures,
+        readers: Readers,
+        *,
+        shard_hosts: Callable[[], int],
     ) -> None:
         self._config = config
         self._database = database
         self._push_tokens = push_tokens
-        self._authenticator = Authenticator(_now_ms)
+        self._read_figures = readers.figures
+        # A token that was made at the store opens at once.
+        self._authenticator = Authenticator(_now_ms, look=lambda: _try(self.tokens.look))
         self._identification = Identification(config.auth.mode, config.single_tenant, self._authenticator)
         self.documents = DocumentService(config, DocumentStore(database), in_force, _now_ms)
         self.tenants = TenantService(TenantStore(database), in_force, _now_ms)
         self.tokens = TokenService(TokenStore(database), self._put_tokens, _now_ms)
-        self.usage = UsageMeter(UsageStore(database), read_figures, _now_ms)
+        self._timeline = Timeline(_now_ms)
+        self._insight = TenantInsight(readers.look, self._timeline, _now_ms)
+        readers = Readers(self._noted_figures, readers.ledger, readers.look)
+        self.usage = UsageMeter(UsageStore(database), readers.figures, _now_ms)
+        self.sizing = ShardSizing(
+            readers.figures, in_force, shard_hosts, config.cluster.shard_spans_per_second, time.monotonic
+        )
+        self.sessions = Sessions(time.monotonic)
+        self._pages: Sized = ()
         self._audit = AuditStore(database)
         effective = EffectiveSettings(config, in_force)
-        overview = TenantOverview(in_force, effective, self.documents, self.tenants, read_figures)
+        overview = TenantOverview(
+            config, in_force, effective, self.documents, self.tenants, readers=readers, timeline=self._timeline
+        )
         has_documents = config.overrides.user_configurable_overrides.enabled
         self._routes = Routes(
             overrides=OverridesRoutes(
@@ -89,6 +109,7 @@ class ControlPlane:
             tokens=TokenRoutes(self.tokens),
             usage=UsageRoutes(self.usage, overview, effective, _now_ms),
             status=StatusRoutes(config, in_force, effective, _now_ms),
+            insight=InsightRoutes(self._insight),
         )
         self._running: list[asyncio.Task[None]] = []
 
@@ -96,6 +117,20 @@ class ControlPlane:
         """Build the application of the port, with the routers of its owner."""
         guard = Guard(self._identification, inspect_is_open=self._config.auth.mode == "trusted_header")
         return build_application(version, guard, self._routes, *routers)
+
+    def application_with_console(self, version: str, *routers: GuardedRouter) -> FastAPI:
+        """Build it with the console; once in a process."""
+        # Who only asks for something on the command line need not wait for it to be imported.
+        from tenants.console.console import add_console  # noqa: PLC0415
+        from tenants.console.doors import door_router  # noqa: PLC0415
+        from tenants.console.visitor import Door  # noqa: PLC0415
+
+        api = self.application(version, *routers)
+        door = Door(api, self._identification, self.sessions)
+        self._pages = door.pages
+        api.include_router(door_router(door))
+        add_console(api, door)
+        return api
 
     async def load(self) -> None:
         """Put everything in force that is stored; before spans are accepted.
@@ -111,10 +146,32 @@ class ControlPlane:
         except StoreError as error:
             raise StartError(f"store: {error}") from None
 
+    async def note(self, caller: Caller, action: str, detail: Mapping[str, object]) -> None:
+        """Write down that an operator did something with the service as a whole.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        entry = AuditEntry(_now_ms(), caller.actor, action, None, detail, caller.source_ip, None)
+        await asyncio.to_thread(self._audit.append, entry)
+
     def measure(self) -> Measurements:
         """Return what could not be put in force."""
         failures = self.documents.failures.items()
-        return [("millrace_settings_document_failures_total", (tenant,), count) for tenant, count in failures]
+        return [
+            *[("millrace_settings_document_failures_total", (tenant,), count) for tenant, count in failures],
+            ("millrace_timeline_tenants", (), len(self._timeline)),
+            ("millrace_timeline_tenants_left_out", (), self._timeline.left_out),
+            ("millrace_insight_tenants", (), len(self._insight)),
+            ("millrace_console_sessions", (), len(self.sessions)),
+            ("millrace_console_pages", (), len(self._pages)),
+        ]
+
+    async def _noted_figures(self) -> Mapping[str, Mapping[str, TenantFigures]]:
+        """Read what all processes count, whoever asks, and remember it."""
+        figures = await self._read_figures()
+        self._timeline.add(figures)
+        return figures
 
     def start(self) -> None:
         """Begin to look for what other processes changed, and to add up usage."""
@@ -126,6 +183,7 @@ class ControlPlane:
         self._running = [
             loop.create_task(_repeat(documents.poll_interval.seconds, *looks)),
             loop.create_task(_repeat(self._config.store.usage_interval.seconds, self.usage.read)),
+            loop.create_task(_repeat(SIZING_INTERVAL_S, self.sizing.look)),
             loop.create_task(_repeat(_FORGETTING_S, self._forget_old)),
         ]
 

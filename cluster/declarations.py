@@ -29,6 +29,7 @@ Unit = Literal[
     "samples",
     "exemplars",
     "requests",
+    "batches",
     "pushes",
     "calls",
     "pulls",
@@ -38,12 +39,15 @@ Unit = Literal[
     "entries",
     "commits",
     "tenants",
+    "sessions",
+    "pages",
     "updates",
     "collections",
     "resets",
     "reads",
     "bytes",
     "attributes",
+    "files",
     "seconds",
     "seconds since 1970",
     "limit",
@@ -98,6 +102,48 @@ _SERVICE: Final[Mapping[str, Declaration]] = {
     "millrace_actor_up": _gauge(
         _NONE, "1 or 0", "Whether the actor answered in time", "0: it is restarting or overloaded; see its log."
     ),
+    "millrace_process_resident_bytes": _gauge(
+        _NONE,
+        "bytes",
+        "Memory of the actor's process, what it shares with others included",
+        "Near millrace_process_memory_limit_bytes: give it more, or see which tenants' …_state_bytes grow.",
+    ),
+    "millrace_process_memory_limit_bytes": _gauge(
+        _NONE, "bytes", "Memory of the actor's container, all its processes together; 0 is no limit", "Set it there."
+    ),
+    "millrace_process_cpu_seconds_total": _counter(
+        _NONE,
+        "seconds",
+        "Processor time of the actor's process",
+        "Its rate near the cores that it has: add gateways or shard hosts.",
+    ),
+    "millrace_process_start_time_seconds": _gauge(
+        _NONE,
+        "seconds since 1970",
+        "When the actor's process began",
+        "Changes again and again: it dies; see its log, and its container for want of memory.",
+    ),
+    "millrace_process_open_files": _gauge(
+        _NONE,
+        "files",
+        "Files and connections that the actor's process has open",
+        "Near millrace_process_max_open_files: raise that, or have clients keep fewer connections.",
+    ),
+    "millrace_process_max_open_files": _gauge(
+        _NONE, "files", "Files and connections that the actor's process may have open", "Raise it with ulimit -n."
+    ),
+    "millrace_own_spans_sent_total": _counter(
+        _NONE,
+        "spans",
+        "Spans of Millrace's own traces that their receiver took",
+        "Not growing although tracing is on: see the log.",
+    ),
+    "millrace_own_spans_dropped_total": _counter(
+        ("reason",),
+        "spans",
+        "Spans of Millrace's own traces that were dropped: queue_full (the receiver does not keep up), refused",
+        "Growing: see the log, and tracing in the settings; nothing else suffers.",
+    ),
     "millrace_settings_version": _gauge(
         _NONE,
         "version",
@@ -128,6 +174,12 @@ _SERVICE: Final[Mapping[str, Declaration]] = {
         "Tenants with an entry in the runtime file, a document (api), limits or a state set by operators",
         "A sudden fall: somebody removed them; see the audit.",
     ),
+    "millrace_shard_hosts": _gauge(
+        ("state",),
+        "entities",
+        "Shard hosts that tenants are spread over (running), that hand over what they have, or that have no place",
+        "Missing for minutes: their node is lost or has no room; the others do their work. Add a node with shard_slot.",
+    ),
     "millrace_limits_defaults": _gauge(
         ("limit_name",),
         "limit",
@@ -151,6 +203,42 @@ _SERVICE: Final[Mapping[str, Declaration]] = {
         "reads",
         "Stored documents of the tenant that could not be applied; the last good one stays in force",
         "Above 0: see problems in /api/admin/tenants/<tenant>; the tenant or an operator can replace the document.",
+    ),
+    "millrace_timeline_tenants": _gauge(
+        _NONE,
+        "tenants",
+        "Tenants of which the last hour is remembered, for rates and charts",
+        "At most 2000.",
+    ),
+    "millrace_page_tenants_left_out": _gauge(
+        _NONE,
+        "tenants",
+        "Tenants that the last page of metrics did not name; their counts are those of tenant __other__",
+        "Raise metrics_page.max_tenants if the page may take longer, or ask the API for them.",
+    ),
+    "millrace_timeline_tenants_left_out": _gauge(
+        _NONE,
+        "tenants",
+        "Active tenants beyond that bound, without rates and charts in API and console",
+        "Their metrics are not touched: see millrace_spans_received_total for rates.",
+    ),
+    "millrace_insight_tenants": _gauge(
+        _NONE,
+        "tenants",
+        "Tenants whose edges and span names somebody looked at lately",
+        "At most 32; who looks at another one drives out the one that was not looked at for longest.",
+    ),
+    "millrace_console_pages": _gauge(
+        _NONE,
+        "pages",
+        "Pages of the console that somebody has open",
+        "At most 100 of a tenant, 100 of operators, 2000 in all: beyond it they are refused with 503.",
+    ),
+    "millrace_console_sessions": _gauge(
+        _NONE,
+        "sessions",
+        "Browsers that are signed in to the console",
+        "At most 10000: beyond it the one that was not used for longest is signed out.",
     ),
     "millrace_settings_reload_failures_total": _counter(
         ("reason",),
@@ -266,6 +354,12 @@ _GATEWAY: Final[Mapping[str, Declaration]] = {
         "Frames that the shard host has counted and that are not journalled yet; they are kept to be sent again",
         "Near cluster.retained_bytes requests are refused: see millrace_journal_failures_total.",
     ),
+    "millrace_retained_seconds": _gauge(
+        _HOST,
+        "seconds",
+        "How long the oldest request that a gateway retains for a shard host waits for the journal",
+        "Above a few seconds: journal or shard host do not keep up; see millrace_journal_commit_seconds_total.",
+    ),
     "millrace_replayed_frames_total": _counter(
         _HOST,
         "frames",
@@ -329,11 +423,38 @@ _COLLECTOR: Final[Mapping[str, Declaration]] = {
         "Flush records of shards that had lost their range; gateways send again what was in them",
         "Growing: shards change hosts again and again; see the log of the shard hosts.",
     ),
+    "millrace_tenant_shards": _gauge(
+        _TENANT,
+        "shards",
+        "Parts that the tenant's traces are divided into",
+        "Changes by itself if metrics_generator.shards is 0; more often than the rate: raise "
+        "cluster.shard_spans_per_second.",
+    ),
     "millrace_shard_ranges_owned": _gauge(
         _TENANT,
         "shards",
         "Hash ranges that a shard host counts for",
         "Below the tenant's shards while it sends little.",
+    ),
+    "millrace_ledger_spans_total": _counter(
+        ("tenant", "stage", "outcome"),
+        "spans",
+        "What became of the tenant's spans since it began generating, counted with the numbers that they went into: at "
+        "stage gateway received, and of these what came no further; at each processor generated or discarded. "
+        "over_limit are some of the generated, offered all that service graphs took: see docs/api.md, the ledger",
+        "duplicate: clients send again what they were not told is taken. The others as millrace_spans_discarded_total.",
+    ),
+    "millrace_ledger_waiting_spans": _gauge(
+        _TENANT,
+        "spans",
+        "Spans that service graphs took and whose other side may still come",
+        "See millrace_shard_open_edges.",
+    ),
+    "millrace_claims_refused_total": _counter(
+        _NONE,
+        "shards",
+        "Hash ranges that shard hosts asked for and did not get; gateways send again what was for them",
+        "A few while shards move. Growing: a gateway or the collector does not have the newest settings and routes.",
     ),
     "millrace_mirror_open_edges": _gauge(
         _TENANT,
@@ -370,6 +491,33 @@ _COLLECTOR: Final[Mapping[str, Declaration]] = {
     ),
     "millrace_journal_pending_bytes": _gauge(
         _NONE, "bytes", "Entries that wait to be written", "Growing: see millrace_journal_failures_total."
+    ),
+    "millrace_journal_file_bytes": _gauge(
+        _NONE,
+        "bytes",
+        "The journal's SQLite database; not measured where it is in PostgreSQL",
+        "Growing without end: backlogs grow with it, see millrace_remote_write_backlog_bytes.",
+    ),
+    "millrace_journal_disk_free_bytes": _gauge(
+        _NONE,
+        "bytes",
+        "Room on the disk of the journal's SQLite database; not measured where it is in PostgreSQL",
+        "Near 0: make room, or lower queue_max_bytes of endpoints that are down; without room nothing is collected.",
+    ),
+    "millrace_backlog_batches_total": _counter(
+        _NONE,
+        "batches",
+        "Batches that endpoints could not be sent in time, put on disk",
+        "Growing: an endpoint is down or too slow; see millrace_remote_write_lag_seconds.",
+    ),
+    "millrace_backlog_bytes_total": _counter(
+        _NONE, "bytes", "Batches put on disk", "Growing: see millrace_backlog_batches_total."
+    ),
+    "millrace_backlog_failures_total": _counter(
+        _NONE,
+        "commits",
+        "Changes of the backlog that the disk did not take; batches wait in memory, up to queue_memory_bytes",
+        "Growing: the collector's log says whether the disk is full or the database away.",
     ),
     "millrace_journal_damaged_tenants": _gauge(
         _NONE,
@@ -574,11 +722,31 @@ _REMOTE_WRITE: Final[Mapping[str, Declaration]] = {
     "millrace_remote_write_samples_total": _counter(
         ("tenant", "endpoint", "outcome"),
         "samples",
-        "Samples sent, or given up: dropped (queue full), too_old, closed, http_<status>, no_endpoint (there is none)",
+        "Samples sent, or given up: dropped (queue full), too_old, closed, http_<status>, backlog_lost (no longer on "
+        "disk), no_endpoint (there is none), partial (2xx, but not stored), nothing_written (it does not know the "
+        "message that is set)",
         "Outcomes other than sent: see last_error in /status.",
     ),
     "millrace_remote_write_exemplars_total": _counter(
         _ENDPOINT, "exemplars", "Exemplars sent", "Flat while samples grow: the spans carry no trace ids."
+    ),
+    "millrace_remote_write_exemplars_rejected_total": _counter(
+        _ENDPOINT,
+        "exemplars",
+        "Exemplars that the endpoint did not store",
+        "Growing: it keeps none (Prometheus: --enable-feature=exemplar-storage) or its bound is reached.",
+    ),
+    "millrace_remote_write_fallbacks_total": _counter(
+        _ENDPOINT,
+        "requests",
+        "Requests that were sent again as 1.0, as the endpoint was found not to know Remote-Write 2.0",
+        "Growing fast: its replicas are of different versions; set protobuf_message to prometheus.WriteRequest.",
+    ),
+    "millrace_remote_write_is_version_2": _gauge(
+        _ENDPOINT,
+        "1 or 0",
+        "Whether the endpoint is sent Remote-Write 2.0",
+        "0: receivers that know only 1.0 are sent three times the bytes; 2.0 is tried again every six hours.",
     ),
     "millrace_remote_write_bytes_total": _counter(
         _ENDPOINT, "bytes", "Compressed requests sent", "A jump: see millrace_registry_active_series."
@@ -588,6 +756,36 @@ _REMOTE_WRITE: Final[Mapping[str, Declaration]] = {
         "requests",
         "Requests that were not the first for their batch",
         "Growing: the endpoint answers with errors; see last_error in /status.",
+    ),
+    "millrace_remote_write_failed_requests_total": _counter(
+        ("tenant", "endpoint", "reason"),
+        "requests",
+        "Requests whose batch is sent again: http_429, http_500, http_502, http_503, http_504, http_5xx, timeout, "
+        "network, secret (it cannot be read), backlog (the disk does not answer); divided before: http_413; when the "
+        "pause ends: http_401, http_403, http_404",
+        "Growing: see last_error in /status or `millrace tenants endpoints`.",
+    ),
+    "millrace_remote_write_state": _gauge(
+        ("tenant", "endpoint", "state"),
+        "always 1",
+        "What the endpoint's sender is doing: idle, sending, backing_off, paused_unauthorized, paused_not_found, "
+        "closed, crashed",
+        "paused: mend its credentials or its URL; backing_off: see last_error in /status.",
+    ),
+    "millrace_remote_write_lag_seconds": _gauge(
+        _ENDPOINT,
+        "seconds",
+        "Age of the oldest samples that wait",
+        "Growing: the endpoint is down or too slow; at max_sample_age they are dropped.",
+    ),
+    "millrace_remote_write_pending_batches": _gauge(
+        _ENDPOINT, "batches", "Requests that wait", "Growing: the endpoint is down or too slow."
+    ),
+    "millrace_remote_write_backlog_batches": _gauge(
+        _ENDPOINT, "batches", "Of the requests that wait, those on disk alone", "See the lag."
+    ),
+    "millrace_remote_write_backlog_bytes": _gauge(
+        _ENDPOINT, "bytes", "Of the requests that wait, those on disk alone, compressed", "See the lag."
     ),
     "millrace_remote_write_pending_samples": _gauge(
         _ENDPOINT, "samples", "Samples that wait", "Growing: the endpoint is down or too slow."

@@ -13,5 +13,9 @@ class StaleCollectorError(ClusterError):
     """A collector asked that has been replaced: what it takes for true about owners is so no more."""
 
 
+class CommandError(ClusterError):
+    """A command cannot do what it was asked for; the message says why and how to mend it."""
+
+
 class StartError(ClusterError):
     """The service cannot start; the message says what is in the way and how to mend it."""

@@ -1,7 +1,7 @@
 """The HTTP server of the service's own port, in the event loop of its caller. What it serves is the application's."""
 
 import asyncio
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Final
 
 import uvicorn
@@ -12,6 +12,25 @@ from cluster.gateway.listen import CannotListenError, bind
 from cluster.tls import Certificates
 
 _SHUTDOWN_S: Final = 2
+_TICK_S: Final = 1.0
+
+
+class _Server(uvicorn.Server):
+    """Wakes up once a second for the ``Date`` of answers, where uvicorn looks ten times whether it shall end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Let requests finish, and end."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK_S)
 
 
 class FaceServer:
@@ -30,7 +49,7 @@ class FaceServer:
         config.load()
         # uvicorn would read the files itself, and once.
         config.ssl = tls.renewing_context() if tls else None
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         # Signals are the service's; uvicorn's own handlers would end only this server.
         self._server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
         self._task: asyncio.Task[None] | None = None
@@ -51,6 +70,6 @@ class FaceServer:
 
     async def stop(self) -> None:
         """Let requests finish, for a moment, and close the port."""
-        self._server.should_exit = True
+        self._server.end()
         if self._task is not None:
             await self._task

@@ -9,6 +9,7 @@ from cluster.errors import StaleCollectorError
 from cluster.ray_compat import raised_in_actor
 from tenants.endpoint.collector_set import CollectorSet
 from tenants.processing.flush_record import Pulled, ShardKey
+from tenants.tracing.spans import Span, Tracer, part, sampled, within
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -22,7 +23,9 @@ class HostFeed:
         failures: pulls that failed.
     """
 
-    def __init__(self, name: str, collector: str, incarnation: int, tenants: CollectorSet) -> None:
+    def __init__(
+        self, name: str, collector: str, incarnation: int, tenants: CollectorSet, tracer: Tracer | None = None
+    ) -> None:
         """Begin.
 
         Args:
@@ -30,12 +33,14 @@ class HostFeed:
             collector: the name under which the host knows who pulls.
             incarnation: of the collector's process.
             tenants: where records go.
+            tracer: of Millrace's own traces; None: none.
         """
         self.failures = 0
         self._name = name
         self._collector = collector
         self._incarnation = incarnation
         self._tenants = tenants
+        self._tracer = tracer
         self._fenced: tuple[tuple[ShardKey, int], ...] = ()
         self._is_failing = False
 
@@ -55,11 +60,17 @@ class HostFeed:
             StaleCollectorError: this process has been replaced.
             StoreError: nothing can be journalled any more.
         """
+        said = {"millrace.host": self._name}
+        with within(sampled(self._tracer, "flush", said)) as span:
+            return await self._pull(host, timeout_s, span)
+
+    async def _pull(self, host: Any, timeout_s: float, span: Span | None) -> int | None:
         try:
-            async with asyncio.timeout(timeout_s):
-                pulled: Pulled = await host.pull.remote(
-                    self._collector, self._incarnation, self._tenants.acknowledged(self._name), self._fenced
-                )
+            with part("pull"):
+                async with asyncio.timeout(timeout_s):
+                    pulled: Pulled = await host.pull.remote(
+                        self._collector, self._incarnation, self._tenants.acknowledged(self._name), self._fenced
+                    )
         except TimeoutError:
             self._fail(f"no answer within {timeout_s:g} s")
             return None
@@ -73,14 +84,17 @@ class HostFeed:
         if self._is_failing:
             log.info("shard host answers again", host=self._name, failures=self.failures)
             self._is_failing = False
-        await self._tenants.let_go(self._name, pulled.gone)
-        taken = self._tenants.take(pulled.records)
-        self._fenced = taken.fenced
-        if taken.futures:
-            # Not cancelled with this call: an entry that was submitted stays in its order.
-            await asyncio.wait(taken.futures)
-            for future in taken.futures:
-                future.result()
+        if span is not None:
+            span.set({"millrace.records": len(pulled.records)})
+        with part("journal and merge"):
+            await self._tenants.let_go(self._name, pulled.gone)
+            taken = self._tenants.take(pulled.records)
+            self._fenced = taken.fenced
+            if taken.futures:
+                # Not cancelled with this call: an entry that was submitted stays in its order.
+                await asyncio.wait(taken.futures)
+                for future in taken.futures:
+                    future.result()
         return len(pulled.records)
 
     def _fail(self, problem: str) -> None:

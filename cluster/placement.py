@@ -6,8 +6,44 @@ Pure and the same in every process: a gateway, a collector and the controller th
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from tenants.identity.tenant_id import TenantId
+
+SHARD_HOST: Final = "shard-host-"
+"""What the names of shard hosts begin with; a number follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many shard hosts there shall be.
+
+    Attributes:
+        version: grows with every wish; the greater one is right. The routes that fulfil it have this or a greater one.
+        shard_hosts: their number; 0: as many as the cluster has places for, or half as many as cores.
+    """
+
+    version: int
+    shard_hosts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How far a wish has come.
+
+    Attributes:
+        version: of the wish that is fulfilled; 0 before the first.
+        shard_hosts: names of those that tenants are spread over.
+        leaving: names of those that still hand over what they have.
+        is_everywhere: whether everybody who has to knows the routes.
+        missing: names of those that there shall be too, and that have no node, or do not answer.
+    """
+
+    version: int
+    shard_hosts: tuple[str, ...]
+    leaving: tuple[str, ...]
+    is_everywhere: bool
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,52 @@
 Nothing here imports ray before the environment is set: Ray reads it when it is imported.
 """
 
+import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.errors import StartError
 
 NAMESPACE: Final = "millrace"
 
+_SLOT: Final = "_slot"
+"""What the names of the custom resources end with that say where actors may live."""
+
 _OBJECT_STORE_BYTES = 256 << 20
 """Only groups of frames in flight live in the object store: a few calls of at most a few MiB for each shard host."""
 
-_INLINE_TOTAL_BYTES = 64 << 20
-_INLINE_BYTES = 1 << 20
+INLINE_TOTAL_BYTES = 64 << 20
+INLINE_BYTES = 1 << 20
 """Arguments up to this size travel inside the call. Groups are mostly 100-512 KiB, which Ray's default of 100 KiB sends
 through shared memory at three times the latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster, as the cluster knows it: one that is lost is alive until Ray notices.
+
+    Attributes:
+        id: of this life of the node.
+        address: where it is reached.
+        is_alive: whether it is part of the cluster.
+        is_draining: whether it will leave; no actor is placed there any more, and those that are there have to go.
+        leaves_at_ms: when it will be gone, if it is draining; 0: nobody said.
+        resources: what it offers actors, slots among them.
+    """
+
+    id: str
+    address: str
+    is_alive: bool
+    is_draining: bool
+    leaves_at_ms: int
+    resources: Mapping[str, float]
+
+    def offers(self, slot: str) -> bool:
+        """Whether actors of this kind may be placed here."""
+        return self.is_alive and not self.is_draining and self.resources.get(slot, 0) >= 1
 
 
 def start(address: str | None) -> None:
@@ -49,10 +79,15 @@ def _start_embedded() -> None:
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_max_direct_call_object_size=str(_INLINE_BYTES),
-        RAY_task_rpc_inlined_bytes_limit=str(_INLINE_TOTAL_BYTES),
+        RAY_max_direct_call_object_size=str(INLINE_BYTES),
+        RAY_task_rpc_inlined_bytes_limit=str(INLINE_TOTAL_BYTES),
     )
+    # Four times a second it would read what every process has: a fifth of what the raylet does at rest.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "1000")
+    # Nobody looks at Ray's own list of calls; 0 is never.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     import ray  # noqa: PLC0415
+    from ray._private import worker  # noqa: PLC0415
 
     ray.init(
         address="local",
@@ -62,6 +97,12 @@ def _start_embedded() -> None:
         log_to_driver=False,
         configure_logging=False,
     )
+    # Nothing says beforehand that these shall not be started. The first reads every log file for a driver that does not
+    # want them, the second would add nodes, the third has nothing to do without the dashboard: at rest they took a
+    # seventh of all CPU.
+    node: Any = worker._global_node
+    for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
+        end(check_alive=False)
 
 
 def _attach(address: str) -> None:
@@ -88,7 +129,53 @@ def slots(resource: str) -> int:
     return int(offered.get(resource, 0))
 
 
-def create_actor(actor_class: type, name: str, *, slot: str = "", **options: Any) -> Any:
+def has_slots() -> bool:
+    """Whether the cluster says by slots where actors may live; then nodes without slots are for none of them.
+
+    One slot of whatever kind says so: a kind that is missing belongs to nodes that have yet to come.
+    """
+    import ray  # noqa: PLC0415
+
+    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return any(resource.endswith(_SLOT) for resource in offered)
+
+
+def nodes() -> list[Node]:
+    """Return the nodes of the cluster, those that left too. Blocks."""
+    import ray  # noqa: PLC0415
+    from ray._private import state  # noqa: PLC0415
+
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    draining: dict[str, int] = state.state.get_draining_nodes()
+    return [
+        Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            bool(node["Alive"]),
+            node["NodeID"] in draining,
+            draining.get(node["NodeID"], 0),
+            dict(node["Resources"]),
+        )
+        for node in listed
+    ]
+
+
+def places() -> dict[str, str]:
+    """Return the node of every actor of the service that lives, by the actor's name. Blocks."""
+    from ray._private import state  # noqa: PLC0415
+
+    # The public API of this needs Ray's dashboard, which we do not start.
+    table: dict[str, dict[str, Any]] = state.actors()
+    return {
+        actor["Name"]: actor["Address"]["NodeID"]
+        for actor in table.values()
+        if actor["State"] == "ALIVE" and actor["ActorClassName"] and actor["Name"]
+    }
+
+
+def create_actor(
+    actor_class: type, name: str, *, slot: str = "", is_slot_optional: bool = False, node: str = "", **options: Any
+) -> Any:
     """Find the named actor or create it; it outlives its creator and is restarted, empty, when its process dies.
 
     Calls are never repeated by Ray: a repeated call would count twice.
@@ -96,13 +183,19 @@ def create_actor(actor_class: type, name: str, *, slot: str = "", **options: Any
     Args:
         actor_class: the class; constructed with ``name`` alone, because Ray keeps constructor arguments.
         name: unique in the service.
-        slot: custom resource of which the actor takes one, where the cluster offers it.
+        slot: custom resource of which the actor takes one, if the cluster has slots; it waits for one that is free.
+        is_slot_optional: whether it lives anywhere if the cluster has slots, but none of this kind.
+        node: id of the one node where it may live; it ends with that. Empty: wherever there is room.
         options: further options of the actor, such as ``max_concurrency``; ``concurrency_groups`` too.
     """
     import ray  # noqa: PLC0415
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
     groups = options.pop("concurrency_groups", None)
     remote: Any = ray.remote(**({"concurrency_groups": groups} if groups else {"num_cpus": 0}))(actor_class)
+    takes_slot = slot and (slots(slot) or (not is_slot_optional and has_slots()))
+    # Spread: actors of one kind on one node would all be lost with it.
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
     return remote.options(
         name=name,
         namespace=NAMESPACE,
@@ -112,9 +205,24 @@ def create_actor(actor_class: type, name: str, *, slot: str = "", **options: Any
         max_task_retries=0,
         num_cpus=0,
         enable_task_events=False,
-        **({"resources": {slot: 1}} if slot and slots(slot) else {}),
+        scheduling_strategy=strategy,
+        **({"resources": {slot: 1}} if takes_slot else {}),
         **options,
     ).remote(name)
+
+
+def find_actors(prefix: str) -> dict[str, Any]:
+    """Return the actors of the service whose names begin with ``prefix``, by name; no one that was ended for good."""
+    import ray  # noqa: PLC0415
+
+    listed = ray.util.list_named_actors(all_namespaces=True)
+    names = [each["name"] for each in listed if each["namespace"] == NAMESPACE and each["name"].startswith(prefix)]
+    found = {}
+    for name in names:
+        # One may have ended since.
+        with contextlib.suppress(ValueError):
+            found[name] = ray.get_actor(name, namespace=NAMESPACE)
+    return found
 
 
 def wait_for(calls: Sequence[Any], timeout_s: float) -> list[Any]:
@@ -134,6 +242,34 @@ def kill(actor: Any) -> None:
     import ray  # noqa: PLC0415
 
     ray.kill(actor)
+
+
+def restart(actor: Any) -> None:
+    """End an actor's process without waiting; Ray starts it again, empty, where there is room."""
+    import ray  # noqa: PLC0415
+
+    ray.kill(actor, no_restart=False)
+
+
+def is_dead(error: BaseException) -> bool:
+    """Whether a call failed because the actor's process is dead; not, if it may be that it cannot be reached."""
+    import ray  # noqa: PLC0415
+
+    return isinstance(error, ray.exceptions.ActorDiedError)
+
+
+def may_live(actor: Any) -> bool:
+    """Whether the process that an actor has had may live; not, if the cluster is about to start another. Blocks.
+
+    Of an actor whose node is lost Ray says in a call only that it is restarting, and not that its process is dead.
+    """
+    from ray._private import state  # noqa: PLC0415
+
+    try:
+        row: dict[str, Any] = state.actors(actor_id=actor._ray_actor_id.hex())
+    except Exception:  # noqa: BLE001  (who cannot be asked does not say that it is dead)
+        return True
+    return bool(row.get("State", "ALIVE") == "ALIVE")
 
 
 def raised_in_actor(error: BaseException) -> BaseException:

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from cluster import ray_compat
+from cluster.actor_routes import actor_router, actor_row
 from cluster.control_plane import ControlPlane, open_store
 from cluster.errors import StartError
 from cluster.face_server import FaceServer
@@ -26,14 +27,23 @@ from cluster.limits_exporter import LimitsExporter
 from cluster.log_pipe import log_pipe
 from cluster.log_setup import set_up_logging
 from cluster.measurements import OTHER_TENANTS, Measurements
+from cluster.page_tenants import PageTenants
+from cluster.placement import Layout, Scale
+from cluster.process_measurements import measure_process
 from cluster.runtime_watch import RuntimeWatch
+from cluster.scale_push import ScalePush
+from cluster.scale_routes import scale_router
 from cluster.service_face import SERVICE, service_router
 from cluster.settings_push import SettingsPush
 from cluster.tenant_figures import tenant_figures
 from cluster.tls import certificates
 from cluster.version import VERSION
 from tenants import _engine
-from tenants.control.figures import TenantFigures
+from tenants.api.traced import TracedApi
+from tenants.control.caller import Caller
+from tenants.control.figures import Readers, TenantFigures
+from tenants.control.problem import ProblemError, ProblemKind
+from tenants.endpoint.collector_set import TenantLook
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
 from tenants.identity.token_table import TokenTable
@@ -42,6 +52,12 @@ from tenants.settings.runtime_file import RuntimeFile
 from tenants.settings.service_config import ServiceConfig
 from tenants.store.database import Database
 from tenants.store.errors import StoreError
+from tenants.tracing.opening import open_tracer
+from tenants.tracing.spans import CLOSE_S
+
+if TYPE_CHECKING:
+    # Imports ray, which must not happen before its environment is prepared.
+    from cluster.controller import Standing
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -49,6 +65,9 @@ T = TypeVar("T")
 
 _CONTROLLER = "controller"
 _WATCH_INTERVAL_S = 1.0
+_TIMES_AT_REST = 2
+"""So many intervals pass between two looks while everything is as it is wanted."""
+_TENANT_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 10.0
 _DRAIN_GRACE_S = 10.0
 """The controller bounds its draining by itself; beyond this it hangs."""
@@ -71,10 +90,22 @@ class MillraceService:
         self._started_at = time.time()
         self._is_controller_silent = False
         self._tokens = (0, TokenTable())
+        self._tracer = open_tracer(config.tracing, SERVICE, VERSION)
+        self._scale = ScalePush(self._push_scale, _now_ms, config.cluster.shard_hosts, self._tracer)
         self._limits = LimitsExporter(config)
-        self._settings = SettingsPush(self._push_change, self._tell_controller, lambda: time.time_ns() // 1_000_000)
+        self._settings = SettingsPush(self._push_change, self._tell_controller, _now_ms, self._tracer)
         self._settings.put(runtime=runtime.overrides)
-        self._control = ControlPlane(config, database, self._settings, self._push_tokens, self._read_figures)
+        self._layout = Layout(0, (), (), is_everywhere=False)
+        self._page_tenants = PageTenants(config.metrics_page.max_tenants)
+        self._control = ControlPlane(
+            config,
+            database,
+            self._settings,
+            self._push_tokens,
+            Readers(self._read_figures, self._read_ledger, self._look_at),
+            # Those that are missing too: tenants are not divided anew because a node is lost for a while.
+            shard_hosts=lambda: len(self._layout.shard_hosts) + len(self._layout.missing),
+        )
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, then drain.
@@ -90,7 +121,11 @@ class MillraceService:
         # After ray.init: Ray puts its own handlers in place.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        app = self._control.application(VERSION, service_router(self))
+        app = self._control.application_with_console(
+            VERSION, service_router(self, self._page_tenants), scale_router(self), actor_router(self)
+        )
+        if self._tracer is not None:
+            app.add_middleware(TracedApi, tracer=self._tracer)
         face = FaceServer(
             app, str(self._config.listen.http), certificates(self._config.listen.http_tls, "listen.http_tls")
         )
@@ -114,10 +149,12 @@ class MillraceService:
             for task in background:
                 task.cancel()
             await face.stop()
+            if self._tracer is not None:
+                await asyncio.to_thread(self._tracer.close, CLOSE_S)
 
     async def _start(self) -> None:
         self._controller = ray_compat.create_actor(
-            _controller_class(), _CONTROLLER, slot="controller_slot", max_concurrency=64
+            _controller_class(), _CONTROLLER, slot="controller_slot", is_slot_optional=True, max_concurrency=64
         )
         try:
             await self._settings.tell()
@@ -128,7 +165,17 @@ class MillraceService:
             raise
 
     async def _tell_controller(self, overrides: OverridesInForce) -> None:
-        self._ports = await self._controller.start.remote(self._config, overrides, *self._tokens)
+        scale = self._scale.scale
+        try:
+            self._ports = await self._controller.start.remote(self._config, overrides, *self._tokens, scale)
+        except Exception as error:
+            if isinstance(cause := ray_compat.raised_in_actor(error), StartError):
+                self._scale.refuse(scale, str(cause))
+            raise
+        self._scale.fulfil(scale)
+
+    async def _push_scale(self, scale: Scale) -> None:
+        await self._controller.rescale.remote(scale)
 
     async def _push_tokens(self, version: int, table: TokenTable) -> None:
         self._tokens = (version, table)
@@ -137,6 +184,26 @@ class MillraceService:
 
     async def _read_figures(self) -> dict[str, dict[str, TenantFigures]]:
         return tenant_figures(await self.measure())
+
+    async def _read_ledger(self, tenant: TenantId) -> list[tuple[str, str, str, int]] | None:
+        rows: list[tuple[str, str, str, int]] | None = await self._of_tenant("ledger", tenant)
+        return rows
+
+    async def _look_at(self, tenant: TenantId) -> TenantLook | None:
+        seen: TenantLook | None = await self._of_tenant("look", tenant)
+        return seen
+
+    async def _of_tenant(self, what: str, tenant: TenantId) -> Any:
+        """Ask the tenant's collector through the controller; None: it cannot tell now."""
+        if self._controller is None:
+            return None
+        try:
+            async with asyncio.timeout(_TENANT_TIMEOUT_S):
+                return await getattr(self._controller, what).remote(tenant)
+        except Exception as error:  # noqa: BLE001  (whatever ails an actor, it cannot tell now)
+            cause = f"{type(error).__name__}: {error}"[:300]
+            log.warning("collector does not tell", what=what, tenant=str(tenant), error=cause)
+            return None
 
     async def _push_change(self, change: OverridesChange) -> bool:
         is_taken: bool = await self._controller.put_overrides.remote(change)
@@ -167,17 +234,30 @@ class MillraceService:
 
     async def _watch_controller(self) -> None:
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.sleep(_WATCH_INTERVAL_S * (_TIMES_AT_REST if self._is_at_rest else 1))
             try:
                 await self._look_after_controller()
             except Exception:
                 log.exception("controller could not be told its settings")
 
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether everything is as it is wanted, as far as was heard."""
+        is_everywhere = self._settings.everywhere == self._settings.overrides.version
+        return is_everywhere and self._scale.is_done(self._layout) and not self._layout.missing
+
     async def _look_after_controller(self) -> None:
         """Start the controller again if it was restarted, empty, or missed newer overrides."""
-        in_force = await self._answer(self._controller.settings_in_force.remote(), None)
-        if in_force is not None:
-            await self._settings.look(*in_force)
+        standing: Standing | None = await self._answer(self._controller.standing.remote(), None)
+        if standing is None:
+            return
+        await self._settings.look(*standing.settings)
+        if not standing.layout.version:
+            # It was restarted, and knew of nobody.
+            return
+        self._layout = standing.layout
+        self._scale.look(standing.layout)
+        self._ports = dict(standing.ports) or self._ports
 
     async def _drain(self) -> bool:
         self._is_draining = True
@@ -200,6 +280,47 @@ class MillraceService:
             log.error("not everything that was accepted could be sent", drain_timeout_s=deadline_s)
         return is_sent
 
+    async def rescale(self, shard_hosts: int, caller: Caller) -> None:
+        """Begin to spread tenants over another number of shard hosts; 0: as the configuration does without one.
+
+        Holds until this process ends, whatever becomes of the controller.
+
+        Raises:
+            ProblemError: the service is not running.
+        """
+        if not self._can_ask:
+            raise ProblemError(ProblemKind.UNAVAILABLE, "the service is starting or draining; try again")
+        await self._control.note(caller, "cluster.rescale", {"shard_hosts": shard_hosts})
+        self._scale.wish(shard_hosts)
+
+    async def cluster(self) -> dict[str, Any]:
+        """Return how far the last wish for another number of shard hosts has come, and how far overrides have got."""
+        layout = await self._answer(self._controller.layout.remote(), None) if self._can_ask else None
+        version = self._settings.overrides.version
+        return {
+            "shard_hosts": {
+                "wanted": self._scale.scale.shard_hosts,
+                "running": list(layout.shard_hosts) if layout else [],
+                "leaving": list(layout.leaving) if layout else [],
+                "missing": list(layout.missing) if layout else [],
+                "is_done": self._scale.is_done(layout),
+                "problem": self._scale.problem,
+            },
+            "overrides": {"version": version, "everywhere": self._settings.everywhere},
+        }
+
+    async def actors(self) -> dict[str, Any]:
+        """Return nodes and actors, with what tells how each of them does."""
+        measured = await self.measure()
+        nodes, places = await asyncio.gather(asyncio.to_thread(ray_compat.nodes), asyncio.to_thread(ray_compat.places))
+        return {
+            "nodes": [
+                {"id": node.id, "address": node.address, "is_alive": node.is_alive, "is_draining": node.is_draining}
+                for node in nodes
+            ],
+            "actors": [actor_row(name, measured[name], places.get(name)) for name in sorted(measured)],
+        }
+
     @property
     def _can_ask(self) -> bool:
         return bool(self._ports) and not self._is_draining
@@ -215,9 +336,15 @@ class MillraceService:
         own: Measurements = [
             ("millrace_build_info", (VERSION, engine["version"], engine["profile"]), 1.0),
             ("millrace_settings_version", (), overrides.version),
+            *measure_process(),
             *_layer_sizes(overrides),
+            ("millrace_shard_hosts", ("running",), len(self._layout.shard_hosts)),
+            ("millrace_shard_hosts", ("leaving",), len(self._layout.leaving)),
+            ("millrace_shard_hosts", ("missing",), len(self._layout.missing)),
+            ("millrace_page_tenants_left_out", (), self._page_tenants.left_out),
             *self._runtime.measure(),
             *self._control.measure(),
+            *(self._tracer.measure() if self._tracer is not None else ()),
         ]
         actors: dict[str, Measurements] = {}
         if self._can_ask:
@@ -267,6 +394,10 @@ class MillraceService:
                 "entries": len(good.overrides) if good else 0,
             },
         }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _layer_sizes(overrides: OverridesInForce) -> Measurements:

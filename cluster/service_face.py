@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from cluster.measurements import Measurements, families
+from cluster.page_tenants import PageTenants
 from tenants.api.access import Access, GuardedRouter
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity.tenant_id import TenantId
@@ -35,8 +36,8 @@ class Service(Protocol):
         """Return what is known without asking anybody: ports, settings, times."""
 
 
-def service_router(service: Service) -> GuardedRouter:
-    """Build the routes."""
+def service_router(service: Service, page_tenants: PageTenants) -> GuardedRouter:
+    """Build the routes; ``/metrics`` names the tenants that ``page_tenants`` lets in."""
     router = GuardedRouter(tags=["service"])
     process = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -52,7 +53,7 @@ def service_router(service: Service) -> GuardedRouter:
     async def metrics() -> Response:
         """The metrics of this process and of every actor of the service, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Measured(list(families(await service.measure()))))
+        registry.register(_Measured(list(families(page_tenants.bounded(await service.measure())))))
         return Response(generate_latest(process) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @router.route_for("GET", "/status", Access.INSPECT)
@@ -75,6 +76,7 @@ def _tenant(snapshot: TenantCollectorSnapshot) -> dict[str, Any]:
         "collections": snapshot.collections,
         "samples_discarded": snapshot.endpoint.samples_discarded,
         "endpoints": [asdict(endpoint) for endpoint in snapshot.endpoint.endpoints],
+        "retiring_endpoints": [asdict(endpoint) for endpoint in snapshot.endpoint.retiring],
     }
 
 

@@ -10,12 +10,14 @@ from tenants.settings.in_force import (
     OverridesChange,
     OverridesInForce,
     change_between,
+    entry_count,
     in_parts,
     merged_changes,
     part_count,
 )
 from tenants.settings.overrides import Overrides, RuntimeOverrides
 from tenants.settings.tenant_state import TenantState
+from tenants.tracing.spans import Tracer, begun, within
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -38,10 +40,11 @@ class SettingsPush:
     everything.
     """
 
-    def __init__(self, push: Push, tell: Tell, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, push: Push, tell: Tell, clock_ms: Callable[[], int], tracer: Tracer | None = None) -> None:
         self._push = push
         self._tell = tell
         self._clock_ms = clock_ms
+        self._tracer = tracer
         self._overrides = OverridesInForce(max(1, clock_ms()))
         self._pushed = OverridesInForce()
         self._everywhere = 0
@@ -54,6 +57,11 @@ class SettingsPush:
         """What is in force here."""
         return self._overrides
 
+    @property
+    def everywhere(self) -> int:
+        """The newest version that every process is known to have; 0 before the first."""
+        return self._everywhere
+
     def put(
         self,
         *,
@@ -61,6 +69,7 @@ class SettingsPush:
         documents: Mapping[str, Overrides | None] | None = None,
         states: Mapping[str, TenantState | None] | None = None,
         limits: Mapping[str, Overrides | None] | None = None,
+        sizes: Mapping[str, int | None] | None = None,
     ) -> int:
         """Put something in force here; returns the version. Nothing is pushed yet.
 
@@ -69,6 +78,7 @@ class SettingsPush:
             documents: those that changed; None as a value: it is gone.
             states: those that changed, likewise.
             limits: those that changed, likewise.
+            sizes: those that changed, likewise.
         """
         former = self._overrides
         latter = replace(
@@ -77,11 +87,10 @@ class SettingsPush:
             documents=merged_changes(former.documents, documents or {}),
             states=merged_changes(former.states, states or {}),
             limits=merged_changes(former.limits, limits or {}),
+            sizes=merged_changes(former.sizes, sizes or {}),
         )
         # Room for the versions between the parts that the whole may be pushed in.
-        sizes = sum(map(len, (latter.runtime, latter.documents, latter.states, latter.limits)))
-        sizes += sum(map(len, (former.runtime, former.documents, former.states, former.limits)))
-        room = part_count(sizes, ENTRIES_AT_ONCE)
+        room = part_count(entry_count(former) + entry_count(latter), ENTRIES_AT_ONCE)
         self._overrides = replace(latter, version=max(former.version + room, self._clock_ms()))
         return self._overrides.version
 
@@ -108,17 +117,19 @@ class SettingsPush:
             latter = self._overrides
             if latter.version <= self._pushed.version:
                 return
-            for part in in_parts(change_between(self._pushed, latter), ENTRIES_AT_ONCE):
-                if not await self._push(part):
-                    await self._tell(latter)
-                    break
+            with within(begun(self._tracer, "push settings", {"millrace.settings_version": latter.version})):
+                for part in in_parts(change_between(self._pushed, latter), ENTRIES_AT_ONCE):
+                    if not await self._push(part):
+                        await self._tell(latter)
+                        break
             self._pushed = latter
 
     async def tell(self) -> None:
         """Tell the controller everything."""
         async with self._pushing:
             latter = self._overrides
-            await self._tell(latter)
+            with within(begun(self._tracer, "tell all settings", {"millrace.settings_version": latter.version})):
+                await self._tell(latter)
             self._pushed = latter
 
     async def look(self, version: int, is_everywhere: bool) -> None:

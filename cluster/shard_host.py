@@ -13,14 +13,18 @@ from cluster.errors import NotConfiguredError, StaleCollectorError
 from cluster.log_setup import set_up_logging
 from cluster.measurements import MAX_MEASURED_TENANTS, OTHER_TENANTS, Measurements, per_tenant
 from cluster.placement import Routes
+from cluster.process_measurements import measure_process
+from cluster.version import VERSION
 from tenants.identity.tenant_id import TenantId
 from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Place, Pulled, ShardKey
 from tenants.processing.frame_group import FrameGroup
 from tenants.processing.grouped import grouped
-from tenants.processing.profile import ProfileBook, Put
+from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
-from tenants.settings.in_force import OverridesChange
+from tenants.settings.in_force import OverridesChange, Put
 from tenants.settings.service_config import ServiceConfig
+from tenants.tracing.opening import open_tracer
+from tenants.tracing.spans import Tracer, within
 
 # The figure of a shard, and the metric that it adds to.
 _FIGURES = {
@@ -48,6 +52,7 @@ class ShardHost:
     def __init__(self, name: str) -> None:
         self._name = name
         self._shards: ShardSet | None = None
+        self._tracer: Tracer | None = None
         self._routes: Routes | None = None
         self._collectors: Mapping[str, Any] = {}
         self._incarnations: dict[str, int] = {}
@@ -68,6 +73,7 @@ class ShardHost:
         # Before the shards: they claim as soon as they are here.
         self._routes, self._collectors = routes, collectors
         if self._shards is None:
+            self._tracer = open_tracer(config.tracing, self._name, VERSION)
             book = ProfileBook(config)
             book.put_overrides(overrides)
             self._shards = ShardSet(book, self._claim, time.time_ns)
@@ -87,7 +93,11 @@ class ShardHost:
         Raises:
             NotConfiguredError: nothing was counted.
         """
-        return self._configured().apply(group)
+        if not group.traceparent or self._tracer is None:
+            return self._configured().apply(group)
+        said = {"millrace.frames": len(group.heads), "millrace.bytes": len(group.payload)}
+        with within(self._tracer.joined(group.traceparent, "count frames", said)):
+            return self._configured().apply(group)
 
     def adopt(self, keys: Sequence[ShardKey]) -> None:
         """Begin these shards, though no frame has come for them: something waits in them."""
@@ -153,7 +163,10 @@ class ShardHost:
         measured: Measurements = [
             ("millrace_shards", (), len(by_shard)),
             ("millrace_settings_version", (), self._shards.book.version),
+            *measure_process(),
         ]
+        if self._tracer is not None:
+            measured += self._tracer.measure()
         for figure, tenants in totals.items():
             measured += per_tenant(_FIGURES[figure], tenants.items())
         return measured

@@ -33,9 +33,22 @@ def _of_actor(measurements: Measurements) -> dict[str, TenantFigures]:
                 _figures(by_tenant, tenant).series_demand += int(value)
             case "millrace_spans_discarded_total", (tenant, stage, reason):
                 _figures(by_tenant, tenant).discarded[(stage, reason)] += int(value)
+            case "millrace_ledger_spans_total", (tenant, stage, outcome):
+                _figures(by_tenant, tenant).ledger[(stage, outcome)] += int(value)
             case _:
-                pass
+                _add_endpoint(by_tenant, name, labels, value)
     return by_tenant
+
+
+def _add_endpoint(by_tenant: dict[str, TenantFigures], name: str, labels: tuple[str, ...], value: float) -> None:
+    match name, labels:
+        case "millrace_remote_write_lag_seconds", (tenant, _):
+            figures = _figures(by_tenant, tenant)
+            figures.lag_s = max(figures.lag_s, value)
+        case "millrace_remote_write_state", (tenant, _, state):
+            _figures(by_tenant, tenant).endpoints[state] += 1
+        case _:
+            pass
 
 
 def _figures(by_tenant: dict[str, TenantFigures], tenant: str) -> TenantFigures:

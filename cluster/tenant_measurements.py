@@ -7,6 +7,8 @@ from typing import Final
 from cluster.measurements import Distribution, Measurements
 from tenants.endpoint import EndpointCounters
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
+from tenants.processing.ledger import Ledger
+from tenants.settings.protobuf_message import ProtobufMessage
 
 MAX_LABEL_NAMES: Final = 1024
 """Label names of one tenant that are measured: a tenant chooses its dimensions, and not the size of the page."""
@@ -44,6 +46,7 @@ def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measuremen
     measured: Measurements = [
         ("millrace_records_merged_total", (tenant,), snapshot.records),
         ("millrace_records_fenced_total", (tenant,), snapshot.fenced_records),
+        ("millrace_tenant_shards", (tenant,), snapshot.shards["count"]),
         ("millrace_shard_ranges_owned", (tenant,), snapshot.shards["owned"]),
         ("millrace_mirror_open_edges", (tenant,), snapshot.shards["open_edges"]),
         ("millrace_mirror_state_bytes", (tenant,), snapshot.shards["state_bytes"]),
@@ -51,6 +54,9 @@ def measure_tenant(tenant: str, snapshot: TenantCollectorSnapshot) -> Measuremen
         ("millrace_registry_collection_seconds_total", (tenant,), snapshot.collection_s),
         ("millrace_storage_remote_write_update_failed_total", (tenant,), snapshot.endpoint_update_failures),
     ]
+    for (stage, outcome), spans in snapshot.ledger.items():
+        measured.append(("millrace_ledger_spans_total", (tenant, stage, outcome), spans))
+    measured.append(("millrace_ledger_waiting_spans", (tenant,), Ledger.of(snapshot.ledger).waiting))
     for error_type, count in snapshot.collections_failed.items():
         measured.append(("millrace_registry_collections_failed_total", (tenant, error_type), count))
     for reason, count in snapshot.relabel_left_out.items():
@@ -104,10 +110,33 @@ def _measure_endpoints(label: tuple[str, str], endpoints: Sequence[EndpointCount
     ]
     measured += [
         ("millrace_remote_write_exemplars_total", label, sum(each.exemplars_sent for each in endpoints)),
+        (
+            "millrace_remote_write_exemplars_rejected_total",
+            label,
+            sum(each.exemplars_rejected for each in endpoints),
+        ),
+        ("millrace_remote_write_fallbacks_total", label, sum(each.fallbacks for each in endpoints)),
+        (
+            "millrace_remote_write_is_version_2",
+            label,
+            endpoints[0].message is ProtobufMessage.V2,
+        ),
         ("millrace_remote_write_bytes_total", label, sum(each.bytes_sent for each in endpoints)),
         ("millrace_remote_write_retries_total", label, sum(each.retries for each in endpoints)),
         ("millrace_remote_write_pending_samples", label, sum(each.pending_samples for each in endpoints)),
         ("millrace_remote_write_pending_bytes", label, sum(each.pending_bytes for each in endpoints)),
+        ("millrace_remote_write_pending_batches", label, sum(each.pending_batches for each in endpoints)),
+        ("millrace_remote_write_backlog_batches", label, sum(each.stored_batches for each in endpoints)),
+        ("millrace_remote_write_backlog_bytes", label, sum(each.stored_bytes for each in endpoints)),
+        ("millrace_remote_write_lag_seconds", label, max(each.lag_s for each in endpoints)),
+        # Those in force come first.
+        ("millrace_remote_write_state", (*label, str(endpoints[0].state)), 1),
+    ]
+    failed: Counter[str] = Counter()
+    for endpoint in endpoints:
+        failed.update(endpoint.attempts_failed)
+    measured += [
+        ("millrace_remote_write_failed_requests_total", (*label, reason), count) for reason, count in failed.items()
     ]
     sent_ms = [each.highest_sent_timestamp_ms for each in endpoints if each.highest_sent_timestamp_ms is not None]
     if sent_ms:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from cluster.commands.tokens import create as create_token
 from cluster.demo.children import Child, describe_exit
 from cluster.demo.errors import ChildFailedError, ReceiverError
 from cluster.demo.frame import Frame, Phase, Sent, TenantFrame, Trends
@@ -20,6 +21,7 @@ from cluster.demo.receiver import start_receiver
 from cluster.demo.red import CALLS, TenantReading, read_tenant
 from cluster.demo.traffic import FLAVOURS
 from cluster.demo.workspace import COLLECTION_S, Listen, Workspace
+from tenants.identity.access import Scope
 
 READ_EVERY_S = 2.0
 SERVE = (sys.executable, "-m", "cluster.cli", "serve")
@@ -76,6 +78,7 @@ class Stage:
         self._millrace: Child | None = None
         self._traffic: Child | None = None
         self._trouble = ""
+        self._token = ""
         self._phase = Phase.STARTING
 
     def start(self, pause: Callable[[float], bool]) -> bool:
@@ -89,6 +92,9 @@ class Stage:
             workspace.directory, listen.address(listen.http), ephemeral_ports=self._ephemeral_ports
         )
         workspace.write_settings(listen, self._receiver.write_url)
+        self._token = create_token(
+            workspace.service_config, {}, [Scope.OPERATOR], tenant=None, days=1, note="the demo's operator"
+        )
         serve = [*self._serve, "--config", str(workspace.service_config)]
         self._millrace = Child("millrace", serve, workspace.log("millrace"))
         if not self._millrace.wait_until(self._is_ready, _MILLRACE_START_S, pause):
@@ -228,6 +234,7 @@ class Stage:
         exporter = f"OTEL_EXPORTER_OTLP_ENDPOINT=http://{listen.address(listen.otlp_grpc)}"
         return [
             *(self._receiver.look_here() if self._receiver is not None else ()),
+            ("Console", f"{service}/console/   sign in with {self._token}"),
             ("Millrace", f"{service}/status   {service}/metrics"),
             ("Your spans", f"{exporter} OTEL_EXPORTER_OTLP_HEADERS=x-scope-orgid=acme"),
             ("Settings", f"{workspace.overrides}   edit and save it while this runs"),

@@ -96,6 +96,7 @@ class Workspace:
             "overrides": {
                 "per_tenant_override_config": str(self.overrides),
                 "per_tenant_override_period": "2s",
+                "user_configurable_overrides": {"enabled": True, "poll_interval": "2s"},
             },
             "metrics_generator": {
                 "registry": {

@@ -5,13 +5,16 @@ tenancy policy beyond the tenant's profile, and does not know how the call is ma
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from cluster.gateway.beside_the_loop import beside_the_loop
 from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.gateway.refused_report import RefusedReport
 from cluster.gateway.retention import SentFrame
 from cluster.gateway.tenant_tally import TenantTally
 from cluster.measurements import Measurements
@@ -23,8 +26,9 @@ from tenants.limits.delay import ArtificialDelay
 from tenants.limits.rate import Random
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.long_lived import keep_what_is_there
-from tenants.processing.profile import ProfileBook, Put, TenantProfile
-from tenants.settings.in_force import OverridesChange
+from tenants.processing.profile import ProfileBook, TenantProfile
+from tenants.settings.in_force import OverridesChange, Put
+from tenants.tracing.spans import current, timed
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -41,7 +45,6 @@ _DURABLE_TIMEOUT_S = 30.0
 """Longest a request waits to be journalled, where its tenant wants that."""
 
 _RETRY_AFTER_S = 1.0
-_SPLIT_IN_THREAD_BYTES = 1 << 20
 _TENANTS_AT_A_TIME = 20
 """Tenants whose settings are resolved before requests have their turn again: 0.1 ms each."""
 
@@ -70,6 +73,7 @@ class Dispatcher:
         max_queued_bytes: see :data:`MAX_QUEUED_BYTES`.
         max_delayed_bytes: see :data:`MAX_DELAYED_BYTES`.
         max_retained_bytes: frames that no journal holds yet; beyond it requests are refused.
+        is_traced: whether some requests are in traces of Millrace itself.
     """
 
     def __init__(
@@ -87,14 +91,19 @@ class Dispatcher:
         max_queued_bytes: int = MAX_QUEUED_BYTES,
         max_delayed_bytes: int = MAX_DELAYED_BYTES,
         max_retained_bytes: int = MAX_RETAINED_BYTES,
+        is_traced: bool = False,
     ) -> None:
         self.book = book
         self._routes = routes
         self._clock_ns = clock_ns
         self._max_queued_bytes = max_queued_bytes
         self._max_retained_bytes = max_retained_bytes
-        self._lanes = {name: HostLane(name, calls, bounds, self._replay, poll_s) for name, calls in hosts.items()}
+        self._is_traced = is_traced
+        self._bounds = bounds
+        self._poll_s = poll_s
+        self._lanes = {name: self._new_lane(name, calls) for name, calls in hosts.items()}
         self._tally = TenantTally()
+        self._refused = RefusedReport(self._report)
         self._monotonic_ns = monotonic_ns
         self._admission = Admission(random, gateways)
         self._delay = ArtificialDelay(random, monotonic_ns, max_bytes=max_delayed_bytes)
@@ -103,9 +112,45 @@ class Dispatcher:
         """Share rates whose strategy is global between so many gateways from now on."""
         self._admission.put_gateways(gateways)
 
+    def put_routes(self, routes: Routes, hosts: Mapping[str, HostCalls]) -> None:
+        """Send by these routes from now on, unless they are older than those in force.
+
+        A host that is not in them any more is asked for what it has until :meth:`is_done_with` says otherwise.
+
+        Args:
+            routes: where a shard is.
+            hosts: how the hosts of the routes are called, by name.
+        """
+        if routes.version < self._routes.version:
+            return
+        self._routes = routes
+        for name, calls in hosts.items():
+            if name in self._lanes:
+                self._lanes[name].put_calls(calls)
+            else:
+                self._lanes[name] = self._new_lane(name, calls)
+        for name, lane in self._lanes.items():
+            lane.is_leaving = name not in routes.shard_hosts
+
+    def is_done_with(self, host: str) -> bool:
+        """Whether a host that left has nothing that is not journalled, and nothing is on its way to it."""
+        lane = self._lanes.get(host)
+        if lane is not None and lane.is_leaving and lane.is_empty:
+            del self._lanes[host]
+        return host not in self._lanes
+
     def end_delays(self) -> None:
         """Hold no answer back any more, for the gateway drains."""
         self._delay.end()
+
+    async def settle(self, deadline_s: float) -> bool:
+        """Wait until everything that was counted is journalled, at most ``deadline_s`` seconds; whether it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                # What one host lost another one may have to keep.
+                while settling := [task for lane in self._lanes.values() if (task := lane.settling) is not None]:
+                    await asyncio.wait(settling)
+        return not self._retained_bytes
 
     async def put_overrides(self, change: OverridesChange) -> bool:
         """Put newer overrides in force for the next requests, and show them in the metrics of those who sent before.
@@ -154,25 +199,44 @@ class Dispatcher:
         refused = self._admission.admit(settings, len(body), self._monotonic_ns())
         if refused is None:
             return None
-        self._tally.count_refused(settings.tenant, refused.reason, await _spans(body))
+        await self._count_refused(profile, body, refused.reason)
         return _refused(refused)
+
+    async def _count_refused(self, profile: TenantProfile, body: bytes, reason: str) -> None:
+        # Blocked tenants have no ledger: nothing is generated for them.
+        settings = profile.settings
+        spans = await self._refused.add(settings.tenant, body, reason, is_told=settings.is_generating)
+        self._tally.count_refused(settings.tenant, reason, spans)
+
+    async def _report(self, tenant: TenantId, fingerprint: bytes, frame: bytes) -> bool:
+        settings = self.book.get(tenant).settings
+        if not settings.is_generating:
+            return True
+        key = ShardKey(tenant, 0, settings.shards)
+        return await self._lane_of(key).add(key, (key.index, key.count), fingerprint, frame).is_counted
+
+    async def tell_refused(self) -> None:
+        """Have the ledgers of all tenants tell of the spans that were refused so far."""
+        await self._refused.tell()
 
     async def _dispatch(self, profile: TenantProfile, body: bytes, skip_generation: bool) -> Accepted | Refused:
         tenant, count = profile.settings.tenant, profile.settings.shards
-        arguments = (body, profile.plan, count, self._clock_ns())
+        now_ns = self._clock_ns()
+        span = current() if self._is_traced else None
+
+        def split_body() -> _engine.Split:
+            return _engine.split(body, profile.plan, count, now_ns, skip_generation=skip_generation)
+
         try:
-            if len(body) > _SPLIT_IN_THREAD_BYTES:
-                split = await asyncio.to_thread(_engine.split, *arguments, skip_generation=skip_generation)
-            else:
-                split = _engine.split(*arguments, skip_generation=skip_generation)
+            splitting = beside_the_loop(len(body), split_body)
+            split = await (splitting if span is None else timed(span.child("split"), splitting))
         except _engine.MalformedRequest as error:
+            await self._count_refused(profile, body, RefusalReason.MALFORMED)
             return Refused(RefusalReason.MALFORMED, str(error))
         # Most tenants that have no processor send all the same.
         fingerprint = _engine.fingerprint(body) if split.frames else b""
-        sent = [
-            self._send(ShardKey(tenant, index, count), (index, count), fingerprint, frame)
-            for index, frame in split.frames
-        ]
+        keyed = [(ShardKey(tenant, index, count), frame) for index, frame in split.frames]
+        sent = [self._lane_of(key).add(key, (key.index, count), fingerprint, frame, span=span) for key, frame in keyed]
         if sent and not all(await asyncio.gather(*(frame.is_counted for frame in sent))):
             return Refused(RefusalReason.UNAVAILABLE, "a shard host is restarting; send it again", _RETRY_AFTER_S)
         if sent and profile.settings.ingestion.acknowledge == "durable" and not await _are_durable(sent):
@@ -187,8 +251,16 @@ class Dispatcher:
         has_news = not split.rejected and not skip_generation
         return _answer(split, self._admission.warning(settings, self._monotonic_ns()) if has_news else "")
 
-    def _send(self, key: ShardKey, made_for: tuple[int, int], fingerprint: bytes, frame: bytes) -> SentFrame:
-        return self._lanes[self._routes.host_of(key.tenant, key.index)].add(key, made_for, fingerprint, frame)
+    def _lane_of(self, key: ShardKey) -> HostLane:
+        return self._lanes[self._routes.host_of(key.tenant, key.index)]
+
+    def _new_lane(self, name: str, calls: HostCalls) -> HostLane:
+        return HostLane(name, calls, self._bounds, self._replay, self._poll_s, has_moved=self._has_moved)
+
+    def _has_moved(self, sent: SentFrame, host: str) -> bool:
+        key = sent.key
+        is_here = self._routes.host_of(key.tenant, key.index) == host
+        return not is_here or key.count != self.book.get(key.tenant).settings.shards
 
     async def _replay(self, lost: SentFrame) -> bool:
         """Send a lost frame to whoever has its range now; each takes the rows of its own range."""
@@ -196,7 +268,10 @@ class Dispatcher:
         made_for = ShardKey(tenant, *lost.made_for)
         count = self.book.get(tenant).settings.shards
         keys = [key for index in range(count) if (key := ShardKey(tenant, index, count)).overlaps(made_for)]
-        sent = [self._send(key, lost.made_for, lost.fingerprint, lost.frame) for key in keys]
+        sent = [
+            self._lane_of(key).add(key, lost.made_for, lost.fingerprint, lost.frame, since_s=lost.since_s)
+            for key in keys
+        ]
         is_counted = all(await asyncio.gather(*(frame.is_counted for frame in sent)))
         if is_counted:
             _when_durable(sent, lost.is_durable)
@@ -221,6 +296,7 @@ class Dispatcher:
             measured.append(("millrace_dispatch_groups_total", (lane.name,), lane.groups))
             measured.append(("millrace_dispatch_failures_total", (lane.name,), lane.failures))
             measured.append(("millrace_retained_bytes", (lane.name,), lane.retention.size_bytes))
+            measured.append(("millrace_retained_seconds", (lane.name,), lane.retained_s))
             measured.append(("millrace_replayed_frames_total", (lane.name,), lane.replayed))
         return measured + self._tally.measure()
 
@@ -239,12 +315,6 @@ def _when_durable(sent: Sequence[SentFrame], is_durable: asyncio.Future[None]) -
             is_durable.set_result(None)
 
     asyncio.gather(*(frame.is_durable for frame in sent)).add_done_callback(settle)
-
-
-async def _spans(body: bytes) -> int:
-    if len(body) > _SPLIT_IN_THREAD_BYTES:
-        return await asyncio.to_thread(_engine.count_spans, body)
-    return _engine.count_spans(body)
 
 
 def _refused(refused: AdmissionRefused) -> Refused:

@@ -1,6 +1,7 @@
 """The gateway: an async actor with the OTLP ports."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +20,9 @@ from cluster.gateway.refusal import Refused, identity_refused
 from cluster.log_setup import set_up_logging
 from cluster.measurements import Measurements
 from cluster.placement import Routes
+from cluster.process_measurements import measure_process
 from cluster.tls import certificates
+from cluster.version import VERSION
 from tenants.identity.authenticator import Authenticator
 from tenants.identity.identification import Identification
 from tenants.identity.tenant_id import TenantId
@@ -29,6 +32,8 @@ from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
 from tenants.settings.in_force import OverridesChange
 from tenants.settings.service_config import ServiceConfig
+from tenants.tracing.opening import open_tracer
+from tenants.tracing.spans import CLOSE_S, Tracer
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -56,13 +61,14 @@ class Gateway:
     """Terminates OTLP, finds the tenant, splits requests and passes their frames to the shard hosts.
 
     State held: requests in flight. When the process dies clients get no answer and send again; Ray restarts it, and the
-    controller configures it anew, and pushes the tokens. ``configure``, ``put_overrides`` and ``put_tokens`` may be
-    repeated. Everything runs in one event loop.
+    controller configures it anew, and pushes the tokens. ``configure`` and everything that is put may be repeated.
+    Everything runs in one event loop.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._dispatcher: Dispatcher | None = None
+        self._tracer: Tracer | None = None
         self._receivers: tuple[OtlpGrpcReceiver, OtlpHttpReceiver] | None = None
         self._ports: Ports | None = None
         self._configuring = asyncio.Lock()
@@ -77,7 +83,7 @@ class Gateway:
         overrides: OverridesChange,
         gateways: int = 1,
     ) -> Ports:
-        """Listen, or go on with newer overrides, of which this is the whole; returns the ports.
+        """Listen, or go on with newer routes and overrides, of which this is the whole; returns the ports.
 
         ``gateways`` share the rates of tenants where the strategy is global (tenancy §4.2).
 
@@ -86,10 +92,11 @@ class Gateway:
             StartError: a certificate is no good; nothing is listening.
         """
         set_up_logging(config.log, self._name)
+        calls = {name: _calls_of(host) for name, host in hosts.items()}
         if self._dispatcher is None:
+            self._tracer = open_tracer(config.tracing, self._name, VERSION)
             book = ProfileBook(config)
             bounds = GroupBounds(config.cluster.group_bytes, config.cluster.group_wait.seconds)
-            calls = {name: _calls_of(host) for name, host in hosts.items()}
             self._dispatcher = Dispatcher(
                 book,
                 routes,
@@ -102,7 +109,9 @@ class Gateway:
                 gateways=gateways,
                 max_delayed_bytes=_BODIES_DELAYED * config.cluster.max_request_bytes,
                 max_retained_bytes=config.cluster.retained_bytes,
+                is_traced=self._tracer is not None,
             )
+        self._dispatcher.put_routes(routes, calls)
         self._dispatcher.put_gateways(gateways)
         await self._dispatcher.put_overrides(overrides)
         # One call at a time, or the second finds the ports taken by the first.
@@ -114,6 +123,24 @@ class Gateway:
     async def put_overrides(self, change: OverridesChange) -> bool:
         """Put newer overrides in force; false if the version that they change is not here."""
         return self._dispatcher is not None and await self._dispatcher.put_overrides(change)
+
+    async def put_routes(self, routes: Routes, hosts: Mapping[str, Any]) -> bool:
+        """Send to these shard hosts from now on, unless the routes are older; false if the process knows nothing."""
+        if self._dispatcher is None:
+            return False
+        self._dispatcher.put_routes(routes, {name: _calls_of(host) for name, host in hosts.items()})
+        return True
+
+    async def put_gateways(self, gateways: int) -> bool:
+        """Share the rates of tenants with so many gateways; false if the process knows nothing."""
+        if self._dispatcher is None:
+            return False
+        self._dispatcher.put_gateways(gateways)
+        return True
+
+    async def is_done_with(self, host: str) -> bool:
+        """Whether nothing is needed any more of a shard host that is not in the routes."""
+        return self._dispatcher is None or self._dispatcher.is_done_with(host)
 
     async def put_tokens(self, version: int, table: TokenTable) -> bool:
         """Put newer tokens in force, of which this is the whole; older ones are ignored. Always true.
@@ -127,20 +154,41 @@ class Gateway:
         """Whether the ports accept."""
         return self._ports is not None
 
-    async def drain(self, deadline_s: float) -> None:
-        """Take no new requests, let those in flight finish, and close the ports; at most ``deadline_s`` seconds."""
+    async def drain(self, deadline_s: float) -> bool:
+        """Take no new requests, let those in flight finish, close the ports, and wait for the journal.
+
+        At most ``deadline_s`` seconds.
+
+        Returns:
+            Whether everything that was acknowledged is journalled: then no shard host may lose it any more.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + deadline_s
+        is_settled = True
         if self._dispatcher is not None:
             self._dispatcher.end_delays()
         if self._receivers is not None:
             await asyncio.gather(*(receiver.drain(deadline_s) for receiver in self._receivers))
+        if self._dispatcher is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ends_at):
+                    await self._dispatcher.tell_refused()
+            is_settled = await self._dispatcher.settle(max(0.0, ends_at - loop.time()))
+        if not is_settled:
+            log.warning("not everything that was accepted is journalled yet")
         self._authenticator.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close, min(CLOSE_S, max(0.0, ends_at - loop.time())))
+        return is_settled
 
     async def measure(self) -> Measurements:
         """Return this actor's metrics."""
         if self._dispatcher is None or self._receivers is None:
             return []
-        measured = self._dispatcher.measure()
+        measured = self._dispatcher.measure() + measure_process()
         measured.append(("millrace_settings_version", (), self._dispatcher.book.version))
+        if self._tracer is not None:
+            measured += self._tracer.measure()
         receptions: dict[str, Reception] = dict(
             zip(("grpc", "http"), (receiver.reception for receiver in self._receivers), strict=True)
         )
@@ -165,8 +213,13 @@ class Gateway:
         listen = config.listen
         grpc_tls = certificates(listen.otlp_grpc_tls, "listen.otlp_grpc_tls")
         http_tls = certificates(listen.otlp_http_tls, "listen.otlp_http_tls")
-        grpc = OtlpGrpcReceiver(dispatcher, identified, str(listen.otlp_grpc), limits, budget, tls=grpc_tls)
-        http = OtlpHttpReceiver(dispatcher, identified, str(listen.otlp_http), limits, budget, tls=http_tls)
+        tracer = self._tracer
+        grpc = OtlpGrpcReceiver(
+            dispatcher, identified, str(listen.otlp_grpc), limits, budget, tls=grpc_tls, tracer=tracer
+        )
+        http = OtlpHttpReceiver(
+            dispatcher, identified, str(listen.otlp_http), limits, budget, tls=http_tls, tracer=tracer
+        )
         grpc_port = await grpc.start()
         try:
             http_port = await http.start()

@@ -1,14 +1,15 @@
 """The way from a gateway to one shard host: frames wait for company, travel, and are kept until they are journalled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 
 from cluster.gateway.retention import Retention, SentFrame
 from tenants.processing.flush_record import Place, ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
+from tenants.tracing.spans import Attributes, Span
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -46,6 +47,9 @@ class GroupBounds:
 Replay = Callable[[SentFrame], Awaitable[bool]]
 """Send a lost frame again, wherever its range is now; whether it was counted there."""
 
+HasMoved = Callable[[SentFrame, str], bool]
+"""Whether a frame would be sent elsewhere now than to this host, or as one of another shard."""
+
 
 class HostLane:
     """Frames wait for company, a few groups are in flight, and what the host counted is kept until it is journalled.
@@ -58,7 +62,11 @@ class HostLane:
         bounds: when a group is complete.
         replay: what becomes of a frame that the host lost.
         poll_s: time between two looks at what is journalled.
+        has_moved: says which of the frames that were not counted are sent again at once.
         call_timeout_s: longest a group waits for an answer.
+
+    Attributes:
+        is_leaving: whether the host is to end. If it does not answer then, all that it has is sent elsewhere.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class HostLane:
         replay: Replay,
         poll_s: float,
         *,
+        has_moved: HasMoved,
         call_timeout_s: float = _CALL_TIMEOUT_S,
     ) -> None:
         self.name = name
@@ -76,44 +85,92 @@ class HostLane:
         self.groups = 0
         self.failures = 0
         self.replayed = 0
+        self.is_leaving = False
         self.retention = Retention()
         self._calls = calls
         self._bounds = bounds
         self._replay = replay
+        self._has_moved = has_moved
         self._poll_s = poll_s
         self._call_timeout_s = call_timeout_s
         self._credits = asyncio.Semaphore(_CALLS_IN_FLIGHT)
         self._frames: list[SentFrame] = []
+        # Of requests in the group that is being filled.
+        self._spans: list[Span] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: asyncio.Task[None] | None = None
         self._is_failing = False
 
-    def add(self, key: ShardKey, made_for: tuple[int, int], fingerprint: bytes, frame: bytes) -> SentFrame:
-        """Queue one frame."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on its way or retained, lost frames that are being sent again included."""
+        return not (self._frames or self._tasks or self.retention or self.retention.size_bytes)
+
+    def put_calls(self, calls: HostCalls) -> None:
+        """Call the host like this from now on: it may be another process of the same name."""
+        self._calls = calls
+
+    def add(
+        self,
+        key: ShardKey,
+        made_for: tuple[int, int],
+        fingerprint: bytes,
+        frame: bytes,
+        *,
+        since_s: float | None = None,
+        span: Span | None = None,
+    ) -> SentFrame:
+        """Queue one frame.
+
+        Args:
+            key: the shard that is to count it.
+            made_for: index and count of the range that the request was split for.
+            fingerprint: of the request.
+            frame: its bytes.
+            since_s: when its request came, if not just now.
+            span: of the request, if it is traced.
+        """
         loop = asyncio.get_running_loop()
         if not self._frames:
             self._timer = loop.call_later(self._bounds.wait_s, self._close_group)
         # Futures for each frame: a client that goes away cancels its own, and the others of the group do not notice.
-        sent = SentFrame(key, made_for, fingerprint, frame, loop.create_future(), loop.create_future())
+        since_s = loop.time() if since_s is None else since_s
+        sent = SentFrame(key, made_for, fingerprint, frame, loop.create_future(), loop.create_future(), since_s)
         self._frames.append(sent)
+        if span is not None and span not in self._spans:
+            self._spans.append(span)
         self._bytes += len(frame)
         self.queued_bytes += len(frame)
         if self._bytes >= self._bounds.max_bytes:
             self._close_group()
         return sent
 
+    @property
+    def retained_s(self) -> float:
+        """How long the oldest request that is retained waits for the journal; 0 if none is."""
+        since_s = self.retention.since_s
+        return 0.0 if since_s is None else asyncio.get_running_loop().time() - since_s
+
+    @property
+    def settling(self) -> asyncio.Task[None] | None:
+        """Runs as long as something is retained."""
+        return self._settling
+
     def _close_group(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        frames, size = self._frames, self._bytes
-        self._frames, self._bytes, self._timer = [], 0, None
-        task = asyncio.get_running_loop().create_task(self._deliver(frames, size))
+        frames, spans, size = self._frames, self._spans, self._bytes
+        self._frames, self._spans, self._bytes, self._timer = [], [], 0, None
+        self._begin(self._deliver(frames, spans, size))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, frames: list[SentFrame], size: int) -> None:
+    async def _deliver(self, frames: list[SentFrame], spans: list[Span], size: int) -> None:
         # Until the host has answered nothing is known to be counted, also if this task is cancelled.
         places: Sequence[Place | None] = [None] * len(frames)
         try:
@@ -122,7 +179,7 @@ class HostLane:
                 # Whose client is gone by now will come again.
                 frames = [sent for sent in frames if not sent.is_counted.cancelled()]
                 if frames:
-                    places = await self._call(frames)
+                    places = await self._call(frames, spans)
         except Exception as error:  # noqa: BLE001  (whatever it was, the clients are told to send again)
             self._on_failed(f"{type(error).__name__}: {error}"[:300])
         finally:
@@ -130,17 +187,49 @@ class HostLane:
             for sent, place in zip(frames, places, strict=False):
                 if place is not None:
                     self._keep(sent, place)
-                if not sent.is_counted.done():
+                if sent.is_counted.done():
+                    continue
+                if place is None and self._has_moved(sent, self.name):
+                    self._begin(self._send_elsewhere(sent))
+                else:
                     sent.is_counted.set_result(place is not None)
 
-    async def _call(self, frames: list[SentFrame]) -> Sequence[Place | None]:
+    async def _send_elsewhere(self, sent: SentFrame) -> None:
+        """Send again what came too late here. Ends: only if it moves once more meanwhile, it is sent once more."""
+        is_counted = False
+        try:
+            is_counted = await self._replay(sent)
+        finally:
+            if not sent.is_counted.done():
+                sent.is_counted.set_result(is_counted)
+
+    async def _call(self, frames: list[SentFrame], spans: list[Span]) -> Sequence[Place | None]:
         self.groups += 1
         heads = tuple(FrameHead(sent.key, sent.made_for, sent.fingerprint, len(sent.frame)) for sent in frames)
-        places = await self._calls.send(FrameGroup(heads, b"".join(sent.frame for sent in frames)))
+        group = FrameGroup(heads, b"".join(sent.frame for sent in frames))
+        places = await (self._traced_send(group, spans) if spans else self._calls.send(group))
         if self._is_failing:
             self._is_failing = False
             log.info("shard host answers again", host=self.name, failures=self.failures)
         return places
+
+    async def _traced_send(self, group: FrameGroup, spans: list[Span]) -> Sequence[Place | None]:
+        """Send a group; its host goes on with the trace of the first of these requests."""
+        said: Attributes = {
+            "millrace.host": self.name,
+            "millrace.frames": len(group.heads),
+            "millrace.bytes": len(group.payload),
+        }
+        calls = [span.child("send frames", said, kind="client") for span in spans]
+        try:
+            return await self._calls.send(replace(group, traceparent=calls[0].traceparent))
+        except BaseException as error:
+            for call in calls:
+                call.fail(type(error).__name__)
+            raise
+        finally:
+            for call in calls:
+                call.end()
 
     def _keep(self, sent: SentFrame, place: Place) -> None:
         sent.place = place
@@ -162,8 +251,7 @@ class HostLane:
 
     async def _settle(self) -> None:
         asked = self.retention.keys
-        async with asyncio.timeout(self._call_timeout_s):
-            durable = await self._calls.durable(asked)
+        durable = await self._durable(asked)
         lost = self.retention.settle(durable, asked)
         if not lost:
             return
@@ -175,6 +263,17 @@ class HostLane:
                 self.retention.drop(sent)
             else:
                 self.retention.put_back(sent)
+
+    async def _durable(self, asked: tuple[ShardKey, ...]) -> Mapping[ShardKey, Place]:
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                return await self._calls.durable(asked)
+        except Exception as error:
+            if not self.is_leaving:
+                raise
+            # It may not come back. Whoever has its ranges knows what is journalled, and counts the rest.
+            self._on_failed(f"{type(error).__name__}: {error}"[:300])
+            return {}
 
     def _on_failed(self, problem: str) -> None:
         self.failures += 1

@@ -17,12 +17,13 @@ from cluster.gateway.intake import (
     Identify,
     Intake,
     ReceiverLimits,
-    Reception,
 )
 from cluster.gateway.listen import CannotListenError, split_address
 from cluster.gateway.refusal import Refused
+from cluster.gateway.traced import reception, traced_export
 from cluster.tls import HANDSHAKE_TIMEOUT_S, Certificates
 from tenants.identity.credentials import AUTHORIZATION_HEADER
+from tenants.tracing.spans import Tracer
 
 _SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -41,6 +42,7 @@ class OtlpGrpcReceiver:
         limits: bounds for all clients together.
         budget: memory for bodies, shared with the other receivers.
         tls: the port's certificate; None: in the clear.
+        tracer: of Millrace's own traces; None: none.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class OtlpGrpcReceiver:
         budget: BodyBudget,
         *,
         tls: Certificates | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        self.reception = Reception(intake, identify)
+        self.reception = reception(intake, identify, tracer)
         self._listen = listen
         self._limits = limits
         self._budget = budget
         self._tls = tls
+        self._tracer = tracer
         self._server: Any = None
 
     async def start(self) -> int:
@@ -72,7 +76,7 @@ class OtlpGrpcReceiver:
         split_address(self._listen)
         server = grpc.aio.server(options=_options(self._limits))
         # Without a deserializer the bytes pass through as they are.
-        handler = grpc.unary_unary_rpc_method_handler(self._export)
+        handler = grpc.unary_unary_rpc_method_handler(traced_export(self._export, self._tracer))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
         try:
             port: int = (

@@ -29,8 +29,10 @@ from cluster.gateway.intake import (
 )
 from cluster.gateway.otlp_json import json_to_protobuf
 from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.gateway.traced import reception, traced_app
 from cluster.tls import Certificates
 from tenants.identity.credentials import AUTHORIZATION_HEADER
+from tenants.tracing.spans import Tracer
 
 TRACES_PATH: Final = "/v1/traces"
 
@@ -60,6 +62,7 @@ class OtlpHttpReceiver:
         limits: bounds for all clients together.
         budget: memory for bodies, shared with the other receivers.
         tls: the port's certificate; None: in the clear.
+        tracer: of Millrace's own traces; None: none.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class OtlpHttpReceiver:
         budget: BodyBudget,
         *,
         tls: Certificates | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        self.reception = Reception(intake, identify)
+        self.reception = reception(intake, identify, tracer)
         self._app = OtlpHttpApp(self.reception, limits, budget)
         self.listener = HttpListener(
-            self._app,
+            traced_app(self._app, tracer),
             listen,
             ConnectionBounds(limits.max_connections, limits.request_timeout_s, limits.idle_timeout_s),
             tls,

@@ -4,6 +4,7 @@ Keeps no time and sends nothing. One event loop owns it.
 """
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ class SentFrame:
         frame: its bytes.
         is_counted: whether the host has counted it.
         is_durable: done when it is journalled; never, if it was not counted.
+        since_s: when the request came, by the event loop's clock.
         place: the flush record that holds it, or will, once it is counted.
     """
 
@@ -33,6 +35,7 @@ class SentFrame:
     frame: bytes = field(repr=False)
     is_counted: asyncio.Future[bool] = field(repr=False)
     is_durable: asyncio.Future[None] = field(repr=False)
+    since_s: float
     place: Place = NOWHERE
 
 
@@ -46,12 +49,20 @@ class Retention:
     def __init__(self) -> None:
         self.size_bytes = 0
         self._frames: dict[ShardKey, list[SentFrame]] = {}
+        # Taken out, and neither dropped nor put back yet.
+        self._lost: set[SentFrame] = set()
 
     def __bool__(self) -> bool:
         return bool(self._frames)
 
     def __len__(self) -> int:
         return sum(len(frames) for frames in self._frames.values())
+
+    @property
+    def since_s(self) -> float | None:
+        """When the oldest request came of which a frame is here, those that are being sent again included."""
+        frames = itertools.chain(self._lost, *self._frames.values())
+        return min((sent.since_s for sent in frames), default=None)
 
     @property
     def keys(self) -> tuple[ShardKey, ...]:
@@ -90,13 +101,16 @@ class Retention:
                 self._frames[key] = kept
             else:
                 self._frames.pop(key, None)
+        self._lost.update(lost)
         return lost
 
     def drop(self, sent: SentFrame) -> None:
         """Forget a frame that was taken out."""
+        self._lost.discard(sent)
         self.size_bytes -= len(sent.frame)
 
     def put_back(self, sent: SentFrame) -> None:
         """Keep a frame that was taken out: it is lost still, and will be taken out again."""
         sent.place = NOWHERE
+        self._lost.discard(sent)
         self._frames.setdefault(sent.key, []).append(sent)

@@ -1,4 +1,4 @@
-"""What ``millrace token`` does: makes, lists and ends tokens at the store itself.
+"""What ``millrace tokens`` does: makes, lists and ends tokens at the store itself.
 
 For the first operator, and for when nobody has a token any more. A running service finds what was done here within
 ``overrides.user_configurable_overrides.poll_interval``.
@@ -6,6 +6,7 @@ For the first operator, and for when nobody has a token any more. A running serv
 
 import asyncio
 import getpass
+import json
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.control_plane import open_store
+from tenants.api.token_routes import token_json
 from tenants.control.caller import Caller
 from tenants.control.problem import ProblemError, ProblemKind
 from tenants.control.tokens import TokenService
@@ -49,10 +51,13 @@ def create(
         return text
 
 
-def show(config: Path | None, environ: Mapping[str, str], tenant: str | None, out: Console) -> None:
+def show(config: Path | None, environ: Mapping[str, str], tenant: str | None, out: Console, *, as_json: bool) -> None:
     """List tokens, without their values. Raises as :func:`create`."""
     with _tokens(config, environ) as tokens:
         records = asyncio.run(tokens.list(_tenant_id(tenant)))
+    if as_json:
+        out.print(json.dumps([token_json(record) for record in records], indent=2), soft_wrap=True, markup=False)
+        return
     table = Table("ID", "Tenant", "Scopes", "Made", "Expires", "State", "Note")
     now_ms = _now_ms()
     for record in records:

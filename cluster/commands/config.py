@@ -5,6 +5,7 @@ Nothing here talks to a running service or changes a file.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ _WRITTEN_IN = {
 }
 
 
-def check(file: Path, config: Path | None, environ: Mapping[str, str], out: Console) -> None:
+def check(file: Path, config: Path | None, environ: Mapping[str, str], out: Console, *, as_json: bool) -> None:
     """Check a service configuration or a runtime file, and list the keys in it that have no effect.
 
     Args:
@@ -49,33 +50,41 @@ def check(file: Path, config: Path | None, environ: Mapping[str, str], out: Cons
         config: the service configuration that a runtime file inherits from; given, the file is a runtime file.
         environ: values of ``${NAME}``.
         out: says that all is well.
+        as_json: say so in JSON.
 
     Raises:
         SettingsError: with every fault.
     """
     text = _read(file)
     if config is not None or _is_runtime_file(_document(text, file).value):
-        entries = _load_runtime(file, load_service_config(config, environ), environ)
-        _say(out, f"{file}: a runtime file, without faults; {_counted(len(entries), 'entry', 'entries')}")
+        entries = load_runtime(file, load_service_config(config, environ), environ)
+        kind, counted = "runtime file", f"; {_counted(len(entries), 'entry', 'entries')}"
         idle = [
             key for name, entry in entries.items() for key in keys_without_effect(entry, path=dotted((_ROOT, name)))
         ]
     else:
         settings = parse_service_config(text, environ, source=str(file))
-        _say(out, f"{file}: a service configuration, without faults")
+        kind, counted = "service configuration", ""
         idle = list(keys_without_effect(settings))
+    if as_json:
+        _write_json({"file": str(file), "kind": kind, "without_effect": idle}, out)
+        return
+    _say(out, f"{file}: a {kind}, without faults{counted}")
     if idle:
         _say(out, f"without effect: {_counted(len(idle), 'key', 'keys')}")
         for key in idle:
             _say(out, f"  {key}")
 
 
-def explain_keys(key: str | None, out: Console) -> None:
+def explain_keys(key: str | None, out: Console, *, as_json: bool) -> None:
     """Show all settings, or everything about one and what stands in it.
 
     Raises:
         SettingsError: there is no such key; it names those that may be meant.
     """
+    if key is None and as_json:
+        _write_json([asdict(setting) for setting in all_settings()], out)
+        return
     if key is None:
         for layer in Layer:
             out.print(Text(f"In {_WRITTEN_IN[layer]}:"))
@@ -85,6 +94,10 @@ def explain_keys(key: str | None, out: Console) -> None:
     if not found:
         meant = ", ".join(near_misses(key))
         raise SettingsError([Fault(key, f"no such setting{f'; did you mean {meant}?' if meant else ''}")])
+    if as_json:
+        under = (each for setting in found for each in below(key) if each.layer is setting.layer)
+        _write_json([asdict(setting) for setting in (*found, *under)], out)
+        return
     for setting in found:
         out.print(_in_full(setting))
         if inside := [each for each in below(key) if each.layer is setting.layer]:
@@ -103,11 +116,11 @@ def effective(tenant: str, config: Path | None, environ: Mapping[str, str], out:
         raise SettingsError([Fault(tenant, str(error))], "tenant") from None
     settings = load_service_config(config, environ)
     file = settings.overrides.per_tenant_override_config
-    runtime = {} if file is None else _load_runtime(file, settings, environ)
+    runtime = {} if file is None else load_runtime(file, settings, environ)
     resolved = explain(settings, layers_of(settings, runtime, tenant_id), tenant_id)
     if as_json:
         found = {key: {"value": plain(each.value), "source": each.source.value} for key, each in resolved.items()}
-        out.file.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        _write_json(found, out)
     else:
         built_in = explain(ServiceConfig(), OverridesInForce(), tenant_id)
         out.print(_differences(resolved, built_in))
@@ -127,6 +140,10 @@ def _say(out: Console, line: str) -> None:
     out.print(Text(line), soft_wrap=True)
 
 
+def _write_json(document: object, out: Console) -> None:
+    out.file.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -141,7 +158,12 @@ def _document(text: bytes, file: Path) -> YamlDocument:
         raise SettingsError(error.faults, str(file)) from None
 
 
-def _load_runtime(file: Path, config: ServiceConfig, environ: Mapping[str, str]) -> RuntimeOverrides:
+def load_runtime(file: Path, config: ServiceConfig, environ: Mapping[str, str]) -> RuntimeOverrides:
+    """Read and check a runtime file as the service does.
+
+    Raises:
+        SettingsError: with every fault.
+    """
     expanded = environ if config.overrides.expand_env else None
     allowed = config.overrides.allow_mass_removal
     runtime = RuntimeFile(file, Path.read_bytes, config=config, environ=expanded, allow_mass_removal=allowed)
