@@ -2,7 +2,8 @@
 
 It has the methods of :class:`tests.reference.ReferenceModel`, so that one test reads for both, and it plays
 gateway, shard hosts and collector for one tenant in one thread. It adds no rule: what comes out is what the
-engine encoded, read back by ``tests.remote_write``.
+engine encoded, read back by ``tests.remote_write``. Every collection is encoded as Remote-Write 1.0 and 2.0, and has
+to say the same in both.
 """
 
 import json
@@ -11,7 +12,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from tenants._engine import Plan, Registry, Shard, split
+from tenants._engine import Plan, Registry, Relabel, Shard, split
+from tenants.processing.ledger import Ledger
+from tenants.settings.protobuf_message import ProtobufMessage
+from tests.both_protocols import assert_same
 from tests.reference import Collection
 from tests.reference_native import NativeHistogram
 from tests.remote_write import SeriesKey, TimeSeries, decode, is_stale_marker
@@ -37,6 +41,7 @@ class EngineDriver:
     ) -> None:
         self._plan = Plan(json.dumps(plan))
         self._strict_ids = strict_ids
+        self.counts_every_receiver = counts_every_receiver(plan)
         self._trace_id_label: str = plan["trace_id_label_name"]
         self._max_samples = max_samples
         self.shards = [Shard(self._plan) for _ in range(shards)]
@@ -49,6 +54,11 @@ class EngineDriver:
         self.ignored_multipliers = 0
         self.skipped_processor_pushes = 0
         self._now_ms = started_at_ms
+
+    @property
+    def now_ns(self) -> int:
+        """The time that it is."""
+        return self._now_ms * 1_000_000
 
     @property
     def edges(self) -> int:
@@ -81,6 +91,11 @@ class EngineDriver:
     def invalid_edges(self) -> int:
         """Edges lost because a label is not UTF-8."""
         return self.registry.stats()["invalid_utf8_edges"]
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the spans, as far as the registry has heard of them."""
+        return Ledger.of(self.registry.ledger_totals())
 
     def push(self, request: Message | bytes, now_ns: int, *, skip_generation: bool = False) -> None:
         """Split one request as a gateway does, and have every shard concerned apply its frame."""
@@ -123,6 +138,7 @@ class EngineDriver:
         """Go on with other settings everywhere at once."""
         self._advance(now_ns)
         self._plan = Plan(json.dumps(plan))
+        self.counts_every_receiver |= counts_every_receiver(plan)
         self._trace_id_label = plan["trace_id_label_name"]
         for index, shard in enumerate(self.shards):
             for record in (shard.set_plan(self._plan, now_ns), shard.redefine()):
@@ -138,9 +154,11 @@ class EngineDriver:
         counter_exemplars: bool = False,
     ) -> dict[SeriesKey, TimeSeries]:
         """Return all series the registry encodes at ``now_ms``, from however many messages."""
-        batches = self.registry.collect(
-            now_ms, external_labels or [], self._max_samples, counter_exemplars=counter_exemplars
+        outputs: list[tuple[Relabel | None, str]] = [(None, message.value) for message in ProtobufMessage]
+        (batches, _), (in_v2, _) = self.registry.collect_each(
+            now_ms, external_labels or [], self._max_samples, outputs, counter_exemplars=counter_exemplars
         )
+        assert_same(batches, in_v2, counter_exemplars=counter_exemplars)
         self._now_ms = now_ms
         collected: dict[SeriesKey, TimeSeries] = {}
         for batch in batches:
@@ -188,3 +206,8 @@ class EngineDriver:
 
     def _advance(self, now_ns: int) -> None:
         self._now_ms = max(self._now_ms, now_ns // 1_000_000)
+
+
+def counts_every_receiver(plan: dict[str, Any]) -> bool:
+    """Return whether what is left of a counted edge may stay open (Q13)."""
+    return bool(plan["service_graphs"]) and plan["service_graphs"]["count_every_receiver"]

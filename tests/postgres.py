@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psycopg
 
-from cluster.demo.ports import free_port
+from tests.lasting_ports import lasting_port
 
 _READY_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -29,9 +29,13 @@ class Postgres:
     """One PostgreSQL server that asks for a password. What it keeps does not survive it.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`.
+
+    Args:
+        host: the address it listens on; its neighbours may connect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.password = secrets.token_urlsafe()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +70,7 @@ class Postgres:
 
     def url(self, database: str, password: str | None = None) -> str:
         """Return the URL of a database; with another password than the right one, if there is one."""
-        return f"postgresql://tester:{password or self.password}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://tester:{password or self.password}@{self._host}:{self._port}/{database}"
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -115,7 +119,7 @@ class Postgres:
 
     def _start(self, postgres: Path, user: pwd.struct_passwd | None) -> None:
         for _ in range(_TAKEN_PORT_TRIES):
-            self._port = free_port()
+            self._port = lasting_port()
             self._launch(postgres, user)
             if self._becomes_ready():
                 return
@@ -128,6 +132,7 @@ class Postgres:
         assert self._folder is not None
         subprocess.run(
             [
+                *_as(user),
                 initdb,
                 "--no-sync",
                 "--encoding=UTF8",
@@ -136,15 +141,17 @@ class Postgres:
                 f"--pwfile={self._folder / 'password'}",
                 f"--pgdata={self._folder / 'data'}",
             ],
-            **self._surroundings(user),
+            **self._surroundings(),
             stdout=subprocess.DEVNULL,
             check=True,
         )
+        with (self._folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")
 
     def _launch(self, postgres: Path, user: pwd.struct_passwd | None) -> None:
         assert self._folder is not None
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self._host,
             "port": str(self._port),
             "unix_socket_directories": "",
             "fsync": "off",
@@ -153,8 +160,14 @@ class Postgres:
         }
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [postgres, "-D", self._folder / "data", *(f"--{key}={value}" for key, value in settings.items())],
-                **self._surroundings(user),
+                [
+                    *_as(user),
+                    postgres,
+                    "-D",
+                    self._folder / "data",
+                    *(f"--{key}={value}" for key, value in settings.items()),
+                ],
+                **self._surroundings(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -168,10 +181,9 @@ class Postgres:
             time.sleep(0.05)
         return False
 
-    def _surroundings(self, user: pwd.struct_passwd | None) -> dict[str, Any]:
+    def _surroundings(self) -> dict[str, Any]:
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
-        whose = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        return {"cwd": self._folder, "env": environment, "stdin": subprocess.DEVNULL, **whose}
+        return {"cwd": self._folder, "env": environment, "stdin": subprocess.DEVNULL}
 
     def _log(self) -> str:
         assert self._folder is not None
@@ -189,6 +201,16 @@ def _binaries() -> Path:
             "on Debian: apt-get install postgresql"
         )
     return versions[-1].parent
+
+
+def _as(user: pwd.struct_passwd | None) -> list[str]:
+    """Return what to put before a command, for this user to run it.
+
+    Not by ``subprocess``: it would fork for that, where a gRPC client in this process makes the child crash.
+    """
+    if user is None:
+        return []
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
 def _user() -> pwd.struct_passwd | None:

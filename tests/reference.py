@@ -83,6 +83,11 @@ class ReferenceModel:
         return {reason: count for reason, count in counts.items() if count}
 
     @property
+    def generated(self) -> int:
+        """Spans that are in the series of span metrics."""
+        return self._span_metrics.generated if self._span_metrics else 0
+
+    @property
     def invalid_edges(self) -> int:
         """Edges lost because a label is not UTF-8 (processors §2.7)."""
         return self._service_graphs.invalid_utf8 if self._service_graphs else 0

@@ -41,6 +41,7 @@ class SpanMetrics:
         self.exemplified = [(self._calls, self._latency, False)]
         self.filtered = 0
         self.invalid_utf8 = 0
+        self.generated = 0
 
     def push(self, batches: list[Batch], ignored: set[int]) -> None:
         """Count every span once per metric, as filtered, or as invalid UTF-8 (processors §1.2).
@@ -62,6 +63,7 @@ class SpanMetrics:
                 else:
                     self._count(entity, span, Fraction(1) if weight is None else weight)
                     accepted += 1
+            self.generated += accepted
             if accepted:
                 self._describe(batch.resource, accepted)
 

@@ -61,6 +61,18 @@ class TimeSeries:
     histograms: list[NativeSample] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is said of a metric: its type as numbered on the wire, what it counts, and in what."""
+
+    type: int
+    help: str
+    unit: str
+
+
+COUNTER, GAUGE, HISTOGRAM = 1, 2, 3
+
+
 class RefusedMessageError(ValueError):
     """A receiver would refuse or repair this message; the text says which rule it breaks."""
 
@@ -74,41 +86,52 @@ _SCALARS = {
     "sint64": FieldDescriptorProto.TYPE_SINT64,
     "sint32": FieldDescriptorProto.TYPE_SINT32,
 }
-# Fields by message, in the order of their numbers, from 1; "*" is repeated, a third word the choice (oneof) that a
-# field belongs to (remote-write §1.1). The reset hint is an enumeration, which has the wire format of an integer.
+HISTOGRAM_FIELDS = [
+    "uint64 count_int count",
+    "double count_float count",
+    "double sum",
+    "sint32 schema",
+    "double zero_threshold",
+    "uint64 zero_count_int zero_count",
+    "double zero_count_float zero_count",
+    "BucketSpan* negative_spans",
+    "sint64* negative_deltas",
+    "double* negative_counts",
+    "BucketSpan* positive_spans",
+    "sint64* positive_deltas",
+    "double* positive_counts",
+    "int64 reset_hint",
+    "int64 timestamp",
+    "double* custom_values",
+]
+# See declared_class. Enumerations have the wire format of an integer (remote-write §1.1).
 _MESSAGES = {
     "Label": ["string name", "string value"],
     "Sample": ["double value", "int64 timestamp"],
     "Exemplar": ["Label* labels", "double value", "int64 timestamp"],
     "BucketSpan": ["sint32 offset", "uint32 length"],
-    "Histogram": [
-        "uint64 count_int count",
-        "double count_float count",
-        "double sum",
-        "sint32 schema",
-        "double zero_threshold",
-        "uint64 zero_count_int zero_count",
-        "double zero_count_float zero_count",
-        "BucketSpan* negative_spans",
-        "sint64* negative_deltas",
-        "double* negative_counts",
-        "BucketSpan* positive_spans",
-        "sint64* positive_deltas",
-        "double* positive_counts",
-        "int64 reset_hint",
-        "int64 timestamp",
-        "double* custom_values",
-    ],
+    "Histogram": HISTOGRAM_FIELDS,
     "TimeSeries": ["Label* labels", "Sample* samples", "Exemplar* exemplars", "Histogram* histograms"],
-    "WriteRequest": ["TimeSeries* timeseries"],
+    "MetricMetadata": ["int64 type", "string metric_family_name", "", "string help", "string unit"],
+    "WriteRequest": ["TimeSeries* timeseries", "", "MetricMetadata* metadata"],
 }
 
 
-def _write_request_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="remote.proto", package="prometheus", syntax="proto3")
-    for message_name, declarations in _MESSAGES.items():
+def declared_class(package: str, messages: dict[str, list[str]], root: str) -> Any:
+    """Make the class of a protobuf message.
+
+    Args:
+        package: of all messages.
+        messages: fields by message, in the order of their numbers, from 1; an empty one leaves its number out. "*" is
+            repeated, a third word the choice (oneof) that a field belongs to.
+        root: the message wanted.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+    for message_name, declarations in messages.items():
         message = file.message_type.add(name=message_name)
         for number, declaration in enumerate(declarations, start=1):
+            if not declaration:
+                continue
             kind, name, *choice = declaration.split()
             entry = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
             if kind.endswith("*"):
@@ -118,17 +141,17 @@ def _write_request_class() -> Any:
                 entry.type = _SCALARS[kind]
             else:
                 entry.type = FieldDescriptorProto.TYPE_MESSAGE
-                entry.type_name = f".prometheus.{kind}"
+                entry.type_name = f".{package}.{kind}"
             for choice_name in choice:
                 if choice_name not in [known.name for known in message.oneof_decl]:
                     message.oneof_decl.add(name=choice_name)
                 entry.oneof_index = len(message.oneof_decl) - 1
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("prometheus.WriteRequest"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{root}"))
 
 
-_WriteRequest = _write_request_class()
+_WriteRequest = declared_class("prometheus", _MESSAGES, "WriteRequest")
 
 
 def is_stale_marker(value: float) -> bool:
@@ -148,14 +171,17 @@ def decode(body: bytes) -> dict[SeriesKey, TimeSeries]:
         pairs = [(label.name, label.value) for label in message.labels]
         series = TimeSeries(
             [(sample.timestamp, sample.value) for sample in message.samples],
-            [_exemplar(exemplar) for exemplar in message.exemplars],
-            [_native_sample(histogram) for histogram in message.histograms],
+            [
+                checked_exemplar({label.name: label.value for label in exemplar.labels}, exemplar)
+                for exemplar in message.exemplars
+            ],
+            [native_sample(histogram) for histogram in message.histograms],
         )
-        _check_labels(pairs)
+        check_labels(pairs)
         key = frozenset(pairs)
         if key in decoded:
             series = _continued(pairs, decoded[key], series)
-        _check_samples(pairs, series)
+        check_samples(pairs, series)
         decoded[key] = series
     return decoded
 
@@ -169,14 +195,24 @@ def _continued(pairs: list[tuple[str, str]], begun: TimeSeries, series: TimeSeri
     )
 
 
-def _exemplar(message: Any) -> Exemplar:
-    labels = {label.name: label.value for label in message.labels}
+def decode_metadata(body: bytes) -> dict[str, Metadata]:
+    """Return what a Remote-Write 1.0 body says of metrics, by their names."""
+    metadata = _WriteRequest.FromString(snappy.uncompress(body)).metadata
+    described = {each.metric_family_name: Metadata(each.type, each.help, each.unit) for each in metadata}
+    if len(described) != len(metadata):
+        raise RefusedMessageError("a metric is described twice")
+    return described
+
+
+def checked_exemplar(labels: dict[str, str], message: Any) -> Exemplar:
+    """Make an exemplar of its labels and a message of either protocol."""
     if sum(len(name) + len(value) for name, value in labels.items()) > MAX_EXEMPLAR_CHARACTERS:
         raise RefusedMessageError(f"exemplar labels too long: {labels}")
     return Exemplar(labels, message.value, message.timestamp)
 
 
-def _native_sample(message: Any) -> NativeSample:
+def native_sample(message: Any) -> NativeSample:
+    """Read a native histogram of either protocol."""
     is_float = message.WhichOneof("count") == "count_float"
     form, other = ("float", "int") if is_float else ("int", "float")
     sample = NativeSample(
@@ -218,7 +254,8 @@ def _positive_buckets(message: Any, is_float: bool) -> dict[int, float]:
     return {index: count for index, count in zip(indexes, counts, strict=True) if count != 0}
 
 
-def _check_labels(pairs: list[tuple[str, str]]) -> None:
+def check_labels(pairs: list[tuple[str, str]]) -> None:
+    """Refuse labels that some receiver would not take as they are."""
     names = [name.encode() for name, _ in pairs]
     if names != sorted(set(names)):
         raise RefusedMessageError(f"labels not sorted or repeated: {pairs}")
@@ -228,7 +265,8 @@ def _check_labels(pairs: list[tuple[str, str]]) -> None:
         raise RefusedMessageError(f"no metric name: {pairs}")
 
 
-def _check_samples(pairs: list[tuple[str, str]], series: TimeSeries) -> None:
+def check_samples(pairs: list[tuple[str, str]], series: TimeSeries) -> None:
+    """Refuse samples and exemplars that are missing, mixed or out of order."""
     if series.samples and series.histograms:
         raise RefusedMessageError(f"samples and native histograms in one series: {pairs}")
     times = [timestamp_ms for timestamp_ms, _ in series.samples] or [

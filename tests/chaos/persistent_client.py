@@ -27,11 +27,15 @@ class PersistentClient:
     Attributes:
         acknowledged: requests that were.
         attempts: calls that were made.
+        refused: of these, those that the service refused for now.
+        longest_s: longest that a request took from its first call to its acknowledgement.
     """
 
     def __init__(self, service: MillraceProcess, tenant: str, rng: random.Random) -> None:
         self.acknowledged = 0
         self.attempts = 0
+        self.refused = 0
+        self.longest_s = 0.0
         self._service = service
         self._tenant = tenant
         self._rng = rng
@@ -54,11 +58,15 @@ class PersistentClient:
 
     async def _until_acknowledged(self, body: bytes) -> None:
         pause_s = _FIRST_PAUSE_S
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             answer = await self._attempt(body)
             if answer is not None and answer.is_accepted:
+                self.longest_s = max(self.longest_s, loop.time() - began)
                 return
             assert answer is None or answer.status in _RETRYABLE, answer
+            self.refused += answer is not None
             asked_s = (answer and answer.retry_delay_s) or 0.0
             await asyncio.sleep(max(asked_s, self._rng.uniform(pause_s / 2, pause_s)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -69,7 +77,8 @@ class PersistentClient:
             # Either protocol, whatever the last one was.
             use_grpc = self._rng.random() < 0.5
             port = self._service.grpc_port if use_grpc else self._service.otlp_http_port
-            self._client = GrpcClient(port) if use_grpc else HttpClient(port)
+            host = self._rng.choice(self._service.otlp_hosts)
+            self._client = GrpcClient(port, host) if use_grpc else HttpClient(port, host)
         try:
             async with asyncio.timeout(self._patience_s()):
                 answer = await self._client.export(body, self._tenant)

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import pytest
 
-from cluster.demo.ports import free_ports
 from tests import traces
 from tests.chaos.monkey import Monkey
 from tests.chaos.persistent_client import PersistentClient
@@ -20,6 +19,7 @@ from tests.integration.comparison import assert_has, assert_never_went_back
 from tests.integration.load import requests
 from tests.integration.service import MillraceProcess
 from tests.integration.waiting import eventually
+from tests.lasting_ports import lasting_port
 from tests.postgres import Postgres
 from tests.prometheus import Prometheus
 from tests.reference import ReferenceModel
@@ -36,6 +36,8 @@ pytestmark = [
 
 # Longer than any half of an edge can be late here; edges without a second half end after it.
 WAIT_S: Final = 100
+# More than wait at any time, with one shard too: what finds no room is lost, and the model knows no room.
+MAX_ITEMS: Final = 1_000_000
 TENANTS: Final = ("steady", "spread")
 CLIENTS: Final = 3
 ENTRY: Final[dict[str, Any]] = {
@@ -57,6 +59,7 @@ class Load:
         self.model = ReferenceModel(PLAN, strict_ids=True)
         self.acknowledged = 0
         self.attempts = 0
+        self.longest_s = 0.0
         self._service = service
         self._rng = random.Random(f"{seed}/{tenant}")
 
@@ -75,11 +78,12 @@ class Load:
                     group.create_task(client.send_all(bodies[number::CLIENTS], _PAUSE_S))
             self.acknowledged += sum(client.acknowledged for client in clients)
             self.attempts += sum(client.attempts for client in clients)
+            self.longest_s = max(self.longest_s, *(client.longest_s for client in clients))
 
 
 async def chaos(url: str) -> None:
     """Let the monkey loose on a service whose store and journal are there; empty: in files of its own."""
-    grpc, http = free_ports([0, 0])
+    grpc, http = lasting_port(), lasting_port()
     async with Prometheus() as prometheus:
         config: dict[str, Any] = {
             # A gateway that is killed has to come back where the clients look for it.
@@ -89,13 +93,14 @@ async def chaos(url: str) -> None:
             "metrics_generator": {
                 "metrics_ingestion_time_range_slack": "25m",
                 "registry": {"stale_duration": "24h"},
-                "processor": {"service_graphs": {"wait": f"{WAIT_S}s"}},
+                "processor": {"service_graphs": {"wait": f"{WAIT_S}s", "max_items": MAX_ITEMS}},
             },
         }
         async with MillraceProcess(config, **dict.fromkeys(TENANTS, ENTRY)) as service:
             began = time.monotonic()
             loads = [Load(service, tenant, SEED) for tenant in TENANTS]
-            monkey = Monkey(service, random.Random(SEED), TENANTS, ENTRY)
+            operator = await service.operator_token()
+            monkey = Monkey(service, random.Random(SEED), TENANTS, ENTRY, operator=operator)
             is_enough = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 for load in loads:
@@ -105,15 +110,44 @@ async def chaos(url: str) -> None:
                 finally:
                     is_enough.set()
             assert monkey.kills >= KILLS
+            done = monkey.done
+            assert done["cut"] > 0, done
+            assert done["rescale"] > 0, done
+            assert any(harm.startswith("stop") for harm in done), done
             await all_edges_ended(service)
             for load in loads:
-                load.model.flush(0, close_edges=True)
                 assert load.attempts > load.acknowledged
-                await assert_has(prometheus, load.tenant, load.model.series())
-                await assert_never_went_back(prometheus, load.tenant, 60 + time.monotonic() - began)
+                await assert_counted(service, prometheus, load, began)
+            # A collector that died did not know what Prometheus has: it has sent nothing that is refused.
+            assert prometheus.refusals == []
+            assert [status for status in await prometheus.write_answers() if status.startswith("4")] == []
             print(
                 f"seed {SEED}: {dict(monkey.done)}, {[(load.acknowledged, load.attempts) for load in loads]} requests"
             )
+
+
+async def assert_counted(service: MillraceProcess, prometheus: Prometheus, load: Load, began_s: float) -> None:
+    """Check that every number is the model's, and none went back since then, by the monotonic clock."""
+    load.model.flush(0, close_edges=True)
+    # First: it says what is missing, and why.
+    await assert_ledger_closes(service, load)
+    await assert_has(prometheus, load.tenant, load.model.series())
+    await assert_never_went_back(prometheus, load.tenant, 60 + time.monotonic() - began_s)
+
+
+async def assert_ledger_closes(service: MillraceProcess, load: Load) -> None:
+    """Check that every span that ever came is accounted for, and those of the model as generated."""
+    ledger = (await service.ask("GET", "/api/ledger", tenant=load.tenant)).json()
+    metrics, graph = ledger["processors"]["span_metrics"], ledger["processors"]["service_graphs"]
+    assert ledger["closes"], ledger
+    model = load.model
+    assert (metrics["generated"], graph["waiting"]) == (model.generated, 0), ledger
+    assert graph["discarded"].get("unpaired", 0) == sum(model.expired_edges.values()), ledger
+    set_aside = sum(model.rejected.values()) + model.discarded.get(("gateway", "outside_metrics_ingestion_slack"), 0)
+    assert ledger["received"] - sum(ledger["discarded"].values()) == model.received_spans - set_aside, ledger
+    assert ledger["discarded"]["duplicate"] > 0
+    for service_ledger in ledger["services"].values():
+        assert all(processor["waiting"] == 0 for processor in service_ledger["processors"].values()), ledger
 
 
 async def all_edges_ended(service: MillraceProcess) -> None:

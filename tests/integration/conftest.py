@@ -4,24 +4,16 @@ Starting the service takes seconds, so tests share it and keep apart by tenants 
 the runtime file while the service runs. Tests that stop or break a service start one for themselves.
 """
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from tests.integration.planted import DEFAULTS_SECRET, STATIC_SECRET
 from tests.integration.service import MillraceProcess
+from tests.no_proxy import no_proxy
 from tests.prometheus import Prometheus
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_proxy() -> Iterator[None]:
-    """Keep the clients that ask the environment from looking for 127.0.0.1 elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("no_proxy", "NO_PROXY"):
-            patch.setitem(os.environ, name, "127.0.0.1")
-        yield
+__all__ = ["no_proxy"]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -50,9 +50,9 @@ class Answer:
 class GrpcClient:
     """OTLP/gRPC without compression, one connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         options = [("grpc.max_send_message_length", 256 << 20), ("grpc.enable_http_proxy", 0)]
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
+        self._channel = grpc.aio.insecure_channel(f"{host}:{port}", options=options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,8 +86,8 @@ class GrpcClient:
 class HttpClient:
     """OTLP/HTTP, one pool of connections."""
 
-    def __init__(self, port: int) -> None:
-        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=_TIMEOUT_S)
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._client = httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, timeout=_TIMEOUT_S)
 
     async def __aenter__(self) -> Self:
         return self

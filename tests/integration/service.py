@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,12 +23,14 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.demo.ports import free_port
 from tests.integration.waiting import eventually
+from tests.lasting_ports import lasting_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 _SETTINGS_TIMEOUT_S = 20.0
+# A connection that is kept may be closed by the server just when it is used again.
+_UNKEPT = httpx.Limits(max_keepalive_connections=0)
 
 Labels = frozenset[tuple[str, str]]
 
@@ -71,7 +73,7 @@ class MillraceProcess:
         self.folder = Path(tempfile.mkdtemp(prefix="mr-"))
         self.config_file = self.folder / "millrace.yaml"
         self.runtime_file = self.folder / "runtime.yaml"
-        self.http_port = free_port()
+        self.http_port = lasting_port()
         self.ready_answers: list[int] = []
         self._entries = _entries(tenants)
         self._write_runtime_file(self._entries_text())
@@ -86,7 +88,9 @@ class MillraceProcess:
         }
         self._config = merged(merged(_QUICK, own), config or {})
         self._child: subprocess.Popen[bytes] | None = None
-        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=20)
+        self._client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=20, limits=_UNKEPT
+        )
         self._gateway_ports = {"otlp_grpc": 0, "otlp_http": 0}
 
     async def __aenter__(self) -> Self:
@@ -113,6 +117,11 @@ class MillraceProcess:
         return self._gateway_ports["otlp_http"]
 
     @property
+    def otlp_hosts(self) -> Sequence[str]:
+        """The addresses at which it takes both."""
+        return ("127.0.0.1",)
+
+    @property
     def is_running(self) -> bool:
         """Whether its main process has not ended."""
         return self._running().poll() is None
@@ -137,17 +146,32 @@ class MillraceProcess:
     def launch(self) -> None:
         """Start it and wait for nothing."""
         self.config_file.write_text(json.dumps(self._config))
-        self.run("serve", "--config", str(self.config_file))
+        self.run("serve", "--config", str(self.config_file), *self.serve_arguments)
+
+    @property
+    def serve_arguments(self) -> Sequence[str]:
+        """How it is started, beside the configuration."""
+        return ()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of all its processes."""
+        return os.environ | {"RAY_TMPDIR": str(self.folder), "COLUMNS": "400"}
+
+    @property
+    def before_command(self) -> Sequence[str]:
+        """What stands before the command line of its process."""
+        return ()
 
     def run(self, *arguments: str, folder: Path | None = None) -> None:
         """Run the command line with these arguments, as any user would, from ``folder`` or from here."""
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen(
-                [Path(sys.executable).with_name("millrace"), *arguments],
+                [*self.before_command, Path(sys.executable).with_name("millrace"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"RAY_TMPDIR": str(self.folder), "COLUMNS": "400"},
+                env=self.environment,
                 cwd=folder,
                 start_new_session=True,
             )
@@ -230,7 +254,7 @@ class MillraceProcess:
 
     async def operator_token(self) -> str:
         """Make an operator's token at the store, and wait until the service takes it."""
-        token = (await self.command("token", "create", "--scope", "operator")).strip()
+        token = (await self.command("tokens", "create", "--scope", "operator")).strip()
 
         async def is_taken() -> bool:
             return (await self.ask("GET", "/api/admin/audit", token=token)).status_code == 200

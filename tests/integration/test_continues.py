@@ -10,7 +10,6 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from cluster.demo.ports import free_ports
 from tests import traces
 from tests.integration.comparison import assert_has, assert_never_went_back
 from tests.integration.load import SECOND_NS
@@ -18,6 +17,7 @@ from tests.integration.otlp_client import GrpcClient
 from tests.integration.service import MillraceProcess
 from tests.integration.shop_calls import until_counted
 from tests.integration.waiting import eventually
+from tests.lasting_ports import lasting_port
 from tests.prometheus import Prometheus
 from tests.reference import ReferenceModel
 
@@ -36,7 +36,7 @@ FAILED_START: Final = 2
 @pytest_asyncio.fixture(loop_scope="session")
 async def lasting(prometheus: Prometheus) -> AsyncIterator[MillraceProcess]:
     """A service that can be started again on the same ports and data; not running yet."""
-    grpc, http = free_ports([0, 0])
+    grpc, http = lasting_port(), lasting_port()
     config = {
         "listen": {"otlp_grpc": f"127.0.0.1:{grpc}", "otlp_http": f"127.0.0.1:{http}"},
         "remote_write": [{"url": prometheus.url}],
@@ -118,6 +118,62 @@ async def test_what_was_acknowledged_as_durable_survives_the_end_of_everything(
     await lasting.start()
     model.flush(0, close_edges=False)
     await assert_has(prometheus, tenant, model.series())
+
+
+async def test_ledger_closes_and_goes_on_after_everything_was_killed(lasting: MillraceProcess) -> None:
+    tenant = "ledger"
+    lasting.write_entry(tenant, ENTRY)
+    await lasting.start()
+    (client, server), alone, now_ns = calls(1), calls(2)[0], time.time_ns()
+    late = traces.span("late", end_ns=now_ns - 2 * SLACK_S * SECOND_NS)
+    nobodys = traces.span("nobody's", trace_id=b"", end_ns=now_ns)
+    odd = traces.request(traces.batch({"service.name": "odd"}, late, nobodys))
+    whole = client.SerializeToString()
+    bodies = [whole, server.SerializeToString(), whole, alone.SerializeToString(), odd.SerializeToString()]
+    async with GrpcClient(lasting.grpc_port) as otlp:
+        for body in [*bodies, whole + whole[:-1]]:
+            await otlp.export(body, tenant)
+    shop = {
+        "received": 4,
+        "discarded": {"duplicate": 1, "malformed": 1},
+        "processors": {
+            "span_metrics": {"received": 2, "generated": 2, "over_limit": 0, "waiting": 0, "discarded": {}},
+            "service_graphs": {"received": 2, "generated": 1, "over_limit": 0, "waiting": 1, "discarded": {}},
+        },
+    }
+
+    async def ledger() -> Any:
+        return (await lasting.ask("GET", "/api/ledger", tenant=tenant)).json()
+
+    async def is_told() -> bool:
+        told = await ledger()
+        assert told["closes"]
+        return bool(told["received"] == 7)
+
+    await eventually(is_told, 30, lambda: lasting.log[-2000:])
+    told = await ledger()
+    assert told["services"]["shop"] == shop
+    assert told["services"]["odd"]["discarded"] == {"invalid_trace_id": 1, "outside_metrics_ingestion_slack": 1}
+    assert told["discarded"] == {
+        "duplicate": 1,
+        "invalid_trace_id": 1,
+        "malformed": 1,
+        "outside_metrics_ingestion_slack": 1,
+    }
+    in_metrics = await lasting.metric("millrace_ledger_spans_total", tenant=tenant, stage="gateway", outcome="received")
+    assert in_metrics == 7
+    await kill_everything(lasting)
+    await lasting.start()
+    assert await ledger() == told
+    async with GrpcClient(lasting.grpc_port) as otlp:
+        # Known to the successors of all that died.
+        await otlp.export(whole, tenant)
+
+    async def is_told_again() -> bool:
+        return bool((await ledger())["discarded"]["duplicate"] == 2)
+
+    await eventually(is_told_again, 30, lambda: lasting.log[-2000:])
+    assert (await ledger())["closes"]
 
 
 async def test_damaged_journal_is_refused_and_not_taken_for_an_empty_one(lasting: MillraceProcess) -> None:

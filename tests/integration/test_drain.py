@@ -181,23 +181,6 @@ async def test_runtime_file_that_is_missing_or_bad_at_start_is_refused(
     assert unstarted.processes() == []
 
 
-async def test_empty_configuration_runs_on_the_usual_ports(unstarted: MillraceProcess) -> None:
-    usual = (4317, 4318, 8080)
-    if any(_is_open(port) for port in usual):
-        pytest.skip("somebody listens on the usual ports")
-    path = unstarted.folder / "empty.yaml"
-    path.touch()
-    unstarted.run("serve", "--config", str(path), folder=unstarted.folder)
-    await eventually(lambda: "service is ready" in unstarted.log, 90, lambda: unstarted.log)
-    assert all(_is_open(port) for port in usual)
-    async with HttpClient(4318) as client:
-        assert (await client.export(one_call(1).SerializeToString(), None)).is_accepted
-    assert (unstarted.folder / "millrace-data").is_dir()
-    unstarted.terminate()
-    assert await unstarted.exit_code() == 0
-    assert unstarted.processes() == []
-
-
 def _is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -5,12 +5,23 @@ import shutil
 import struct
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import snappy
 
+from tenants import _engine
 from tenants.endpoint import Batch, EndpointConfig, EndpointSender, HttpClients, Surroundings, SystemClock
+from tenants.endpoint.collection_encoder import CollectionEncoder
+from tenants.endpoint.encoding import Encoding
+from tenants.settings.protobuf_message import ProtobufMessage
+from tests import traces
+from tests.engine_driver import EngineDriver
 from tests.prometheus import Prometheus
+from tests.remote_write import SeriesKey, decode
+from tests.remote_write_v2 import decode_v2
+from tests.unit.fake_clock import FakeClock
+from tests.unit.tenant_work import ACME, book, group, overrides
 
 pytestmark = pytest.mark.integration
 
@@ -105,6 +116,53 @@ async def test_prometheus_takes_a_repeat_and_its_refusal_is_counted(
     assert found["value"][1] == "2"
 
 
+async def test_prometheus_that_knows_only_1_0_gets_everything_that_was_made_as_2_0(
+    prometheus: Prometheus, around: Surroundings
+) -> None:
+    started_ms = around.clock.now_ms() - 60_000
+    tenant = EngineDriver(
+        traces.plan(span_metrics=traces.span_metrics_plan(), histograms=traces.histograms_plan("both")),
+        started_at_ms=started_ms,
+    )
+    expected: dict[SeriesKey, list[tuple[int, float]]] = {}
+    batches = []
+    for round_number in range(1, 4):
+        now_ms = started_ms + round_number * 15_000
+        start_ns = now_ms * 1_000_000
+        span = traces.span("op", trace_id=bytes([round_number]) * 16, start_ns=start_ns, end_ns=start_ns + 40_000_000)
+        tenant.push(traces.request(traces.batch({"service.name": "shop"}, span)), start_ns)
+        tenant.flush(start_ns)
+        (made,) = tenant.registry.collect(now_ms, [], 2000, ProtobufMessage.V2.value)
+        samples = made.samples + made.histograms
+        batches.append(Batch(made.body, samples, made.exemplars, made.series, now_ms, ProtobufMessage.V2))
+        for key, each in decode_v2(made.body).series.items():
+            expected.setdefault(key, []).extend(each.series.samples)
+
+    sender = EndpointSender("acme", EndpointConfig(prometheus.url), around)
+    sender.start()
+    sender.submit(batches)
+    assert await sender.drain(10)
+    await sender.close()
+
+    counters = sender.snapshot()
+    assert (counters.samples_sent, counters.samples_failed) == (sum(batch.samples for batch in batches), {})
+    assert (counters.message, counters.fallbacks) == (ProtobufMessage.V1, 1)
+    for key, samples in expected.items():
+        if not samples:
+            continue
+        selector = ",".join(f'{name}="{value}"' for name, value in key if name != "__name__")
+        metric = dict(key)["__name__"]
+        (found,) = await prometheus.query(f"{metric}{{{selector}}}[5m]", time=started_ms / 1000 + 60)
+        assert [(round(at_s * 1000), float(value)) for at_s, value in found["values"]] == samples
+    native = "traces_spanmetrics_latency"
+    (increase,) = await prometheus.query(f"histogram_count(increase({native}[1m]))", time=started_ms / 1000 + 46)
+    assert float(increase["value"][1]) > 2.9
+    exemplars = await prometheus.query_exemplars(native, start=started_ms / 1000, end=started_ms / 1000 + 60)
+    assert exemplars == []
+    exemplars = await prometheus.query_exemplars(f"{native}_bucket", started_ms / 1000, started_ms / 1000 + 60)
+    assert [len(each["exemplars"]) for each in exemplars] == [3]
+
+
 async def test_missing_prometheus_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match="need a real Prometheus"):
@@ -121,3 +179,35 @@ async def test_stopped_prometheus_leaves_no_process_and_no_data(prometheus: Prom
     assert process.poll() is not None
     assert not folder.exists()
     assert time.monotonic() - started < 15
+
+
+async def test_native_histograms_where_they_are_switched_off_do_not_keep_the_rest_away(around: Surroundings) -> None:
+    generator = {"processors": ["span-metrics-latency"], "generate_native_histograms": "both"}
+    settings = book(overrides(acme=generator)).get(ACME)
+    shard = _engine.Shard(settings.plan)
+    clock = FakeClock()
+    clock.time_ms = now_ms = int(time.time() * 1000)
+    registry = _engine.Registry(settings.plan, now_ms - 60_000, seed=7)
+    shard.apply(group(settings, *(f"operation {number}" for number in range(4)), count=1).payload, now_ms * 1_000_000)
+    registry.merge(1, shard.flush(now_ms * 1_000_000), now_ms * 1_000_000)
+    encoder = CollectionEncoder()
+    v1 = [Encoding(message=ProtobufMessage.V1)]
+    async with Prometheus(features="exemplar-storage") as prometheus:
+        sender = EndpointSender("acme", EndpointConfig(prometheus.url), replace(around, clock=clock))
+        sender.start()
+        natives = classics = 0
+        for second in range(3):
+            (batches,) = encoder.encode(registry, settings.settings, now_ms + 1000 * second, v1).values()
+            for batch in batches:
+                histograms = sum(len(series.histograms) for series in decode(batch.body).values())
+                natives += histograms
+                classics += batch.samples - histograms
+            sender.submit(batches)
+            assert await sender.drain(60)
+        counters = sender.snapshot()
+        await sender.close()
+        # It answers 500 to a request with one of them, as often as it is sent (remote-write §0 point 5).
+        assert counters.attempts_failed.keys() == {"http_500"}
+        assert (counters.samples_failed, counters.samples_sent) == ({"http_500": natives}, classics)
+        (count,) = await prometheus.query("count(traces_spanmetrics_latency_count)", (now_ms + 2000) / 1000)
+        assert count["value"][1] == "4"

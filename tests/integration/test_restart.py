@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from cluster.demo.ports import free_ports
 from tests.integration.otlp_client import GrpcClient
 from tests.integration.service import MillraceProcess
 from tests.integration.shop_calls import CALLS, full_request, until_counted
 from tests.integration.waiting import eventually
+from tests.lasting_ports import lasting_port
 from tests.prometheus import Prometheus
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -30,7 +30,7 @@ BACK_WITHIN_S: Final = 30
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def breakable(prometheus: Prometheus) -> AsyncIterator[MillraceProcess]:
     """A service of this module's own, on ports that a new gateway can have again."""
-    grpc, http = free_ports([0, 0])
+    grpc, http = lasting_port(), lasting_port()
     ports = {"otlp_grpc": f"127.0.0.1:{grpc}", "otlp_http": f"127.0.0.1:{http}"}
     config = {"listen": ports, "remote_write": [{"url": prometheus.url}]}
     entry = {"processors": ["span-metrics"]}

@@ -20,8 +20,8 @@ from tests.integration.shop_calls import CALLS, until_counted
 from tests.integration.waiting import eventually
 from tests.prometheus import Prometheus
 from tests.reference import ReferenceModel
-from tests.remote_write import decode
-from tests.unit.receiver import Receiver
+from tests.remote_write_v2 import decode_v2
+from tests.unit.receiver import Receiver, stores_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
@@ -114,7 +114,7 @@ async def test_two_tenants_with_different_settings_never_meet(service: MillraceP
 async def test_requests_to_endpoints_carry_the_tenant_and_its_headers(
     service: MillraceProcess, client: GrpcClient
 ) -> None:
-    async with Receiver() as receiver:
+    async with Receiver(otherwise=stores_all) as receiver:
         endpoint = {"remote_write": [{"url": receiver.url}], "processors": BOTH}
         await service.put_tenants(
             **{"one-of-two": endpoint, "two-of-two": {**endpoint, "remote_write_headers": {"X-Own": "of-two"}}}
@@ -128,12 +128,12 @@ async def test_requests_to_endpoints_carry_the_tenant_and_its_headers(
         await eventually(lambda: len(came_from()) == 2, 20, lambda: f"requests came from {came_from()}")
         for request in receiver.requests:
             sender = str(request.header("X-Scope-OrgID"))
-            assert {dict(key)["tenant"] for key in decode(request.body)} == {sender}
+            assert {dict(key)["tenant"] for key in decode_v2(request.body).series} == {sender}
             own = {"one-of-two": (DEFAULTS_SECRET, None), "two-of-two": (None, "of-two")}
             assert (request.header("X-Defaults"), request.header("X-Own")) == own[sender]
             assert request.header("Content-Encoding") == "snappy"
-            assert request.header("Content-Type") == "application/x-protobuf"
-            assert request.header("X-Prometheus-Remote-Write-Version") == "0.1.0"
+            assert request.header("Content-Type") == "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+            assert request.header("X-Prometheus-Remote-Write-Version") == "2.0.0"
             assert str(request.header("User-Agent")).startswith("millrace/")
         await end_tenants(service, "one-of-two", "two-of-two")
 

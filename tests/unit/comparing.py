@@ -5,8 +5,10 @@ from the exact ones by a few roundings. Sums never do (they are whole multiples 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from tenants.processing.ledger import Ledger, ledgers_by_service
 from tests.engine_driver import EngineDriver
 from tests.reference import Collection, ReferenceModel
 from tests.reference_metrics import SeriesKey
@@ -21,6 +23,7 @@ def compare(script: Script, engine: EngineDriver, model: ReferenceModel) -> None
     for of_engine, of_model in zip(play(script, engine), play(script, model), strict=True):
         assert_same(of_engine, of_model, script.plan)
     assert_counters_alike(engine, model)
+    assert_ledger_closes(engine, model)
 
 
 def assert_counters_alike(engine: EngineDriver, model: ReferenceModel) -> None:
@@ -31,6 +34,31 @@ def assert_counters_alike(engine: EngineDriver, model: ReferenceModel) -> None:
         "attributes_truncated",
     ):
         assert (counter, getattr(engine, counter)) == (counter, getattr(model, counter))
+
+
+def assert_ledger_closes(engine: EngineDriver, model: ReferenceModel) -> None:
+    """Check that every span is accounted for, once at each processor, and as the model has it."""
+    ledger, services = ledgers_by_service(engine.registry.ledger())
+    assert ledger == engine.ledger
+    assert ledger.closes
+    assert ledger.waiting >= 0
+    metrics, graph = ledger.processors["span_metrics"], ledger.processors["service_graphs"]
+    if ledger.received:
+        assert ledger.received == model.received_spans
+        assert {reason: ledger.discarded.get(reason, 0) for reason in model.rejected} == dict(model.rejected)
+    assert (metrics.generated, metrics.waiting) == (model.generated, 0)
+    assert graph.discarded.get("unpaired", 0) == sum(model.expired_edges.values())
+    engine.flush(engine.now_ns)
+    assert {name: service for name, service in services.items() if not service.closes} == {}
+    if not engine.counts_every_receiver:
+        assert engine.ledger.waiting == sum(shard.stats()["open_edges"] for shard in engine.shards)
+        if not has_nameless_services(services):
+            assert {name: service for name, service in services.items() if service.waiting < 0} == {}
+
+
+def has_nameless_services(services: Mapping[str, Ledger]) -> bool:
+    """Return whether some service may stand in for another: where one half of an edge has no name."""
+    return "" in services
 
 
 def assert_same(one: Collection, other: Collection, plan: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Databases for the tests of ``tenants.store`` and ``tenants.journal``: empty, and every test runs on both kinds."""
+"""What unit tests share: databases of both kinds, each empty, and what senders need from outside."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +9,9 @@ import pytest
 from tenants.journal.store import JournalStore
 from tenants.store.database import Database
 from tests.postgres import Postgres
+from tests.unit.endpoint_surroundings import around, clock
+
+__all__ = ["around", "clock"]
 
 
 class OpenJournal(Protocol):

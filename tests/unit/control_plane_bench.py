@@ -10,10 +10,12 @@ import httpx
 from cluster.control_plane import ControlPlane
 from cluster.settings_push import SettingsPush
 from tenants.control.caller import Caller
-from tenants.control.figures import TenantFigures
+from tenants.control.figures import Readers, TenantFigures
+from tenants.endpoint.collector_set import TenantLook
 from tenants.identity.access import Scope
 from tenants.identity.tenant_id import TenantId
 from tenants.identity.token_table import TokenTable
+from tenants.processing.registry_view import NOTHING
 from tenants.settings.in_force import OverridesChange, OverridesInForce
 from tenants.settings.overrides import Overrides, RuntimeOverrides
 from tenants.settings.service_config import ServiceConfig, parse_service_config
@@ -41,6 +43,8 @@ class ControlPlaneBench:
         self.config: ServiceConfig = parse_service_config((config or _BASE).encode(), {})
         self.holds_back = False
         self.figures: dict[str, dict[str, TenantFigures]] = {}
+        self.ledgers: dict[str, list[tuple[str, str, str, int]]] | None = {}
+        self.looks: dict[str, TenantLook | None] = {}
         self.tables: list[tuple[int, TokenTable]] = []
         self._entries: RuntimeOverrides = {
             name: Overrides.model_validate(entry) for name, entry in (runtime or {}).items()
@@ -52,7 +56,12 @@ class ControlPlaneBench:
         self.settings = SettingsPush(self._push, self._tell, self._clock_ms)
         self.settings.put(runtime=self._entries)
         self.control = ControlPlane(
-            self.config, Database.open(self._url), self.settings, self._push_tokens, self._read_figures
+            self.config,
+            Database.open(self._url),
+            self.settings,
+            self._push_tokens,
+            Readers(self._read_figures, self._read_ledger, self._look_at),
+            shard_hosts=lambda: 0,
         )
         await self.control.load()
         await self.settings.tell()
@@ -117,6 +126,12 @@ class ControlPlaneBench:
 
     async def _push_tokens(self, version: int, table: TokenTable) -> None:
         self.tables.append((version, table))
+
+    async def _read_ledger(self, tenant: TenantId) -> list[tuple[str, str, str, int]] | None:
+        return None if self.ledgers is None else self.ledgers.get(str(tenant), [])
+
+    async def _look_at(self, tenant: TenantId) -> TenantLook | None:
+        return self.looks.get(str(tenant), TenantLook(NOTHING, None))
 
     async def _read_figures(self) -> dict[str, dict[str, TenantFigures]]:
         return self.figures

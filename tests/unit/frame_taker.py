@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from cluster.gateway.host_lane import GroupBounds
+from tenants import _engine
 from tenants.processing.flush_record import Place, ShardKey
 from tenants.processing.frame_group import FrameGroup
+from tests.unit.tenant_work import ACME, NOW_NS, book
 
 NEVER_S: Final = 60.0
 ALONE: Final = GroupBounds(max_bytes=1, wait_s=NEVER_S)
@@ -80,3 +82,17 @@ class FrameTaker:
         """Say what is journalled."""
         self.asked += 1
         return {key: self._journalled[key] for key in keys if key in self._journalled}
+
+
+def ledger_of(taker: FrameTaker) -> dict[tuple[str, str], int]:
+    """What the ledgers of all frames that were taken say together."""
+    plan = book().get(ACME).plan
+    registry = _engine.Registry(plan, 0)
+    for number, group in enumerate(taker.groups):
+        start = 0
+        for position, head in enumerate(group.heads):
+            shard = _engine.Shard(plan, index=head.key.index, count=head.key.count)
+            shard.apply(group.payload[start : start + head.length], NOW_NS, made_for=head.made_for)
+            start += head.length
+            registry.merge(1000 * number + position, shard.flush(NOW_NS), NOW_NS)
+    return registry.ledger_totals()

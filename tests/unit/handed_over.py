@@ -50,7 +50,7 @@ class HandedOver(EngineDriver):
             self.unflushed.append(sent)
 
     def send(self, sent: Sent) -> list[bool]:
-        """Send a frame to all shards; return whether each had something to count."""
+        """Send a frame to all shards; return whether each has something to flush."""
         return [
             shard.apply(sent.frame, sent.now_ns, fingerprint=sent.fingerprint, made_for=sent.made_for)
             for shard in self.shards

@@ -10,6 +10,7 @@ from typing import Final
 
 from tenants.endpoint import HttpClients, Surroundings
 from tenants.endpoint.tenant_collector import Release, TenantCollector
+from tenants.journal.backlog_writer import BacklogWriter
 from tenants.journal.entries import BeginEntry
 from tenants.journal.store import JournalStore
 from tenants.journal.writer import JournalWriter
@@ -64,7 +65,12 @@ async def journalled() -> AsyncIterator[Bench]:
     clock = StandingClock()
     with TemporaryDirectory() as folder:
         async with journal_in(Path(folder)) as (store, writer), HttpClients(LOOPBACK) as clients:
-            yield Bench(Surroundings(clients, clock, random.Random(7), "1.2.3"), clock, store, writer)
+            backlog = BacklogWriter(store.backlog)
+            around = Surroundings(clients, clock, random.Random(7), "1.2.3", backlog=backlog)
+            try:
+                yield Bench(around, clock, store, writer)
+            finally:
+                await backlog.close()
 
 
 async def merge(collector: TenantCollector, source: int, data: bytes) -> bool:

@@ -1,37 +1,24 @@
-"""What kustomize renders of k8s/base, as the tests of it want to read it."""
+"""What kustomize renders of k8s/, as the tests of it want to read it."""
 
 import copy
 import json
 import shlex
-import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
+from tenants.settings.service_config import ServiceConfig, load_service_config
+from tests.unit.k8s_rendering import ROOT, Object, rendered
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-Object = dict[str, Any]
+DATABASE_URL = "postgresql://millrace:secret@db.example/millrace"
+"""What stands in a Secret, as far as the tests know."""
 
-
-@cache
-def _rendered() -> list[Object]:
-    commands = (["kubectl", "kustomize"], ["kustomize", "build"])
-    command = next((c for c in commands if shutil.which(c[0])), None)
-    if command is None:
-        pytest.fail("neither kubectl nor kustomize is on PATH; k8s/README.md says how to get one", pytrace=False)
-    base = str(ROOT / "k8s" / "base")
-    result = subprocess.run([*command, base], capture_output=True, text=True, timeout=60, check=False)
-    if result.returncode != 0:
-        pytest.fail(f"{shlex.join(command)} refuses k8s/base: {result.stderr}", pytrace=False)
-    return list(yaml.safe_load_all(result.stdout))
+BASE, SINGLE_NODE, PRODUCTION = "base", "overlays/single-node", "overlays/production"
+ALL = (BASE, SINGLE_NODE, PRODUCTION)
 
 
 @dataclass(frozen=True)
@@ -66,6 +53,16 @@ class Pod:
         return int(self.spec["terminationGracePeriodSeconds"])
 
     @property
+    def pre_stop_s(self) -> int:
+        """How long the raylet's container sleeps before it gets SIGTERM; part of the grace period."""
+        hook = self.raylet.get("lifecycle", {}).get("preStop")
+        if hook is None:
+            return 0
+        command, seconds = hook["exec"]["command"]
+        assert command == "sleep"
+        return int(seconds)
+
+    @property
     def ray_drain_s(self) -> float:
         """How long `ray start` waits after SIGTERM for its node's actors to go."""
         return float(environment(self.raylet)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
@@ -85,10 +82,11 @@ class Pod:
 
 
 class Manifests:
-    """All rendered objects. Each instance is a copy of its own, to be spoilt by the test that made it."""
+    """All rendered objects of a folder of k8s/. Each instance is a copy of its own, to be spoilt by who made it."""
 
-    def __init__(self) -> None:
-        self.objects = copy.deepcopy(_rendered())
+    def __init__(self, folder: str = BASE) -> None:
+        self.folder = folder
+        self.objects = copy.deepcopy(rendered(folder))
         self.cluster = self.one("RayCluster")
         self.deployment = self.one("Deployment")
 
@@ -111,23 +109,74 @@ class Manifests:
         pods = [Pod("head", head["template"], head["rayStartParams"])]
         pods += [Pod(name, g["template"], g["rayStartParams"]) for name, g in self.groups.items()]
         serve = self.deployment["spec"]["template"]
-        (sidecar,) = serve["spec"]["initContainers"]
+        sidecar, _ = serve["spec"]["initContainers"]
         options = (part[2:].partition("=") for part in sidecar["command"] if part.startswith("--"))
         pods.append(Pod("serve", serve, {name: value for name, _, value in options}))
         return {pod.name: pod for pod in pods}
 
     @property
     def containers(self) -> Iterator[tuple[Pod, Object]]:
+        """All containers in the manifests."""
         return ((pod, container) for pod in self.pods.values() for container in pod.containers)
+
+    @property
+    def autoscaler(self) -> Object | None:
+        """The container that KubeRay adds to the head pod, if autoscaling is on."""
+        if not self.cluster["spec"].get("enableInTreeAutoscaling"):
+            return None
+        options = self.cluster["spec"]["autoscalerOptions"]
+        given = {key: options[key] for key in ("resources", "securityContext", "env", "volumeMounts") if key in options}
+        image = self.pods["head"].raylet["image"]
+        command = ["/bin/bash", "-c", "--"]
+        return {"name": "autoscaler", "image": image, "command": command, "args": ["ray kuberay-autoscaler"], **given}
+
+    def replicas(self, name: str) -> range:
+        """From how many to how many pods of a kind there are, both included."""
+        if name in self.groups:
+            group = self.groups[name]
+            return range(group["minReplicas"], group["maxReplicas"] + 1)
+        return range(1, 2)
+
+    @property
+    def secrets(self) -> set[tuple[str, str]]:
+        """Name and key of everything that the operator has to make; the key is empty where all of it is mounted."""
+        found: set[tuple[str, str]] = set()
+        for item in _walk(self.objects):
+            for reference in ("secretKeyRef", "credentials"):
+                if isinstance(at := item.get(reference), dict):
+                    found.add((at["name"], at["key"]))
+            if isinstance(item.get("secretName"), str):
+                found.add((item["secretName"], ""))
+        return found
 
     @property
     def files(self) -> dict[str, str]:
         """The files of all ConfigMaps."""
         return {name: text for c in self.all("ConfigMap") for name, text in c["data"].items()}
 
-    def selected(self, selector: Mapping[str, str]) -> list[str]:
-        """Names of the kinds of pods that a selector matches."""
-        return [p.name for p in self.pods.values() if selector.items() <= p.labels.items()]
+    def selected(self, selector: Object) -> list[str]:
+        """Names of the kinds of pods that a label selector matches."""
+        return [p.name for p in self.pods.values() if matches(selector, p.labels)]
+
+
+def matches(selector: Object, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector (matchLabels, matchExpressions) matches; the empty one matches everything."""
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    if not selector.get("matchLabels", {}).items() <= labels.items():
+        return False
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "In", "the manifests use no other"
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
+    return True
+
+
+def _walk(value: object) -> Iterator[Object]:
+    if isinstance(value, dict):
+        yield value
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in nested:
+        yield from _walk(each)
 
 
 def environment(container: Object) -> dict[str, Any]:
@@ -145,3 +194,11 @@ def size(quantity: str) -> int:
 def allowed_s(probe: Object) -> int:
     """How long a probe may fail before the kubelet acts."""
     return int(probe["periodSeconds"]) * int(probe["failureThreshold"])
+
+
+def service_config(manifests: Manifests, folder: Path) -> ServiceConfig:
+    """What `millrace serve` reads, with the environment that its container has."""
+    path = folder / "millrace.yaml"
+    path.write_text(manifests.files["millrace.yaml"])
+    given = environment(manifests.pods["serve"].containers[-1])
+    return load_service_config(path, {name: DATABASE_URL if isinstance(x, dict) else x for name, x in given.items()})

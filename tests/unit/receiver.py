@@ -1,16 +1,18 @@
 """A remote-write receiver that does as it is told: real sockets on 127.0.0.1, scripted answers, full records.
 
-It speaks just enough HTTP/1.1 to be spoken to by a real client. It does not decode what it is sent.
+It speaks just enough HTTP/1.1 to be spoken to by a real client. It does not decode what it is sent; :func:`stores_all`
+does, and answers as receivers of Remote-Write 2.0 do.
 """
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
 from tenants.settings.remote_write_targets import RemoteWriteTargets
+from tests.remote_write_v2 import decode_v2
 
 LOOPBACK: Final = RemoteWriteTargets(allowed_private=("127.0.0.0/8",))
 """Lets endpoints in overrides send to receivers of tests."""
@@ -58,7 +60,9 @@ class Reset:
 
 
 WireStep = int | Answer | Hang | Trickle | Flood | Reset
-Step = WireStep | Hold
+Decide = Callable[["Received"], WireStep]
+"""What to do with a request, once it is known."""
+Step = WireStep | Hold | Decide
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,27 @@ class Received:
         values = [value for key, value in self.headers if key.lower() == name.lower()]
         assert len(values) <= 1, f"{name} was sent {len(values)} times"
         return values[0] if values else None
+
+
+def is_v2(request: Received) -> bool:
+    """Whether a request says that it is Remote-Write 2.0."""
+    return request.header("Content-Type") == "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+
+
+def stores_all(request: Received) -> WireStep:
+    """Answer as a receiver of both messages that stores everything; of 2.0 it says how much that is."""
+    return Answer(204, written(request)) if is_v2(request) else 204
+
+
+def written(request: Received, *, fewer: int = 0) -> dict[str, str]:
+    """Return the headers that say what was stored of a 2.0 request: all but some samples."""
+    series = [each.series for each in decode_v2(request.body).series.values()]
+    counts = {
+        "Samples": sum(len(each.samples) for each in series) - fewer,
+        "Histograms": sum(len(each.histograms) for each in series),
+        "Exemplars": sum(len(each.exemplars) for each in series),
+    }
+    return {f"X-Prometheus-Remote-Write-{kind}-Written": str(count) for kind, count in counts.items()}
 
 
 class Receiver:
@@ -157,6 +182,8 @@ class Receiver:
                     if isinstance(step, Hold):
                         await self._released.wait()
                         step = 204
+                    if not isinstance(step, WireStep):
+                        step = step(request)
                     if not await _play(step, reader, writer):
                         return
                 finally:

@@ -93,7 +93,9 @@ async def service_without_ray(
     settings = config(SETTINGS + text).model_copy(update={"data_dir": Path(directory.name)})
     made = ServiceWithoutRay(settings, disk, database)
     monkeypatch.setattr(ray_compat, "create_actor", made.create_actor)
+    monkeypatch.setattr(ray_compat, "find_actors", lambda _: {})
     monkeypatch.setattr(ray_compat, "slots", lambda _: 0)
+    monkeypatch.setattr(ray_compat, "nodes", lambda: [ray_compat.Node("node", "127.0.0.1", True, False, 0, {})])
     monkeypatch.setattr(ray_compat, "kill", lambda _: None)
     monkeypatch.setattr(ray_compat, "wait_for", actor_handle.wait_for)
     for module in (collector_host, controller, gateway, shard_host):
@@ -106,5 +108,8 @@ async def service_without_ray(
     finally:
         await made.service._drain()
         await made.service._control.stop()
+        for traced in (made.service, *(handle.actor for handle in made.actors.values())):
+            if (tracer := getattr(traced, "_tracer", None)) is not None:
+                await asyncio.to_thread(tracer.close, 5)
         await made.client.aclose()
         directory.cleanup()

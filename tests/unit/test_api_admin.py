@@ -119,6 +119,7 @@ async def test_every_change_is_in_the_audit(admin: Admin) -> None:
 async def test_all_tenants(admin: Admin) -> None:
     figures = TenantFigures(spans=5, bytes=50, active_series=3)
     figures.discarded[("gateway", "rate_limited")] = 2
+    figures.ledger |= {("gateway", "received"): 4, ("gateway", "duplicate"): 4}
     figures.discarded[("all", "outside_metrics_ingestion_slack")] = 1
     admin.bench.figures = {"g": {"acme": figures, "newcomer": TenantFigures(spans=1), "__other__": TenantFigures(1)}}
     await admin.bench.ask("PATCH", "/api/overrides", tenant="globex", body={})
@@ -128,12 +129,13 @@ async def test_all_tenants(admin: Admin) -> None:
         ("globex", ["api", "wildcard"]),
         ("newcomer", ["wildcard"]),
     ]
-    assert rows[0]["ledger"] == {
+    assert rows[0]["accepted"] == {
         "spans_received": 5,
         "bytes_received": 50,
         "refused": [{"stage": "gateway", "reason": "rate_limited", "spans": 2}],
         "discarded": [{"stage": "all", "reason": "outside_metrics_ingestion_slack", "spans": 1}],
     }
+    assert (rows[0]["ledger"]["received"], rows[0]["ledger"]["discarded"]) == (4, {"duplicate": 4})
     page = (await admin.ask("GET", "/api/admin/tenants?limit=1&after=acme")).json()
     assert ([row["tenant"] for row in page["tenants"]], page["next_after"]) == (["globex"], "globex")
     found = (await admin.ask("GET", "/api/admin/tenants?search=com")).json()["tenants"]

@@ -303,3 +303,58 @@ def test_no_secret_is_in_a_repr() -> None:
 
     assert TOKEN.secret not in repr(authenticator) + repr(vars(authenticator)) + repr(TokenTable({"a": known(TOKEN)}))
     authenticator.close()
+
+
+class Store:
+    """Where another process makes tokens."""
+
+    def __init__(self) -> None:
+        self.made: list[KnownToken] = []
+        self.looks = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.clock = StandingClock()
+        self.authenticator = Authenticator(self.clock.now_ms, CountingCheck(), look=self.look)
+        self.authenticator.put_tokens(0, table())
+
+    async def look(self) -> None:
+        self.looks += 1
+        await self.answers.wait()
+        self.authenticator.put_tokens(self.looks, table(*self.made))
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    made = Store()
+    yield made
+    made.authenticator.close()
+
+
+async def test_token_that_another_process_has_just_made_is_good_at_once(store: Store) -> None:
+    store.made = [known(TOKEN)]
+    assert await store.authenticator.authenticate(TOKEN) == known(TOKEN)
+    assert await store.authenticator.authenticate(TOKEN) == known(TOKEN)
+    assert store.looks == 1
+
+
+async def test_whoever_guesses_tokens_does_not_keep_the_store_busy(store: Store) -> None:
+    store.answers.clear()
+    asked = [asyncio.create_task(store.authenticator.authenticate(new_token())) for _ in range(50)]
+    await until(lambda: store.looks == 1)
+    store.answers.set()
+    assert {found.reason for found in await asyncio.gather(*asked) if isinstance(found, Denied)} == {
+        DenialReason.UNKNOWN
+    }
+    await store.authenticator.authenticate(new_token())
+    assert store.looks == 1
+    store.clock.move(1)
+    await store.authenticator.authenticate(new_token())
+    assert store.looks == 2
+
+
+async def test_store_that_does_not_answer_holds_nobody_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenants.identity.authenticator._LOOK_S", 0.01)
+    store.answers.clear()
+    found = await store.authenticator.authenticate(TOKEN)
+    assert isinstance(found, Denied)
+    assert found.reason is DenialReason.UNKNOWN

@@ -1,7 +1,9 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cluster import service
@@ -114,3 +116,35 @@ def test_help_names_the_commands() -> None:
         text = run(*arguments).output
         assert "serve" in text
         assert "demo" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("millrace te", {"tenants"}),
+        ("millrace tenants p", {"pause"}),
+        ("millrace tenants enable acme --processor service-graphs-l", {"service-graphs-latency"}),
+        ("millrace top --sort l", {"lag"}),
+    ],
+)
+def test_shell_completes_commands_and_values(typed: str, offered: set[str]) -> None:
+    environ = {"_MILLRACE_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": typed}
+    environ["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
+    answer = CliRunner().invoke(app, [], env=environ, prog_name="millrace")
+    assert {line.split("\t")[0] for line in answer.stdout.splitlines()} == offered
+
+
+def test_every_command_that_answers_can_answer_in_json() -> None:
+    # What runs until it is ended, or writes a file.
+    others = {"serve", "demo", "config convert"}
+    for name, command in _commands(get_command(app)):
+        has_json = any("--json" in parameter.opts for parameter in command.params)
+        assert has_json is (name not in others), name
+
+
+def _commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command

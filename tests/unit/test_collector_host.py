@@ -3,10 +3,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from cluster import collector_host
+from cluster import collector_host, ray_compat
 from cluster.collector_host import CollectorHost
 from cluster.errors import NotConfiguredError
 from cluster.measurements import families
@@ -50,6 +51,7 @@ class Host:
         self.shards = ShardSet(book, self.claim, lambda: NOW_NS)
         self.pulls: list[tuple[str, Acknowledgements]] = []
         self.is_failing = False
+        self.releases: Callable[[], Awaitable[None]] | None = None
         self._loop = asyncio.get_running_loop()
         self._answers = asyncio.Event()
         self._answers.set()
@@ -77,9 +79,11 @@ class Host:
             raise NotConfiguredError("host")
         return self.shards.pull(acknowledged, fenced, lambda _: True)
 
-    def release(
+    async def release(
         self, _collector: str, _incarnation: int, owned: Sequence[tuple[ShardKey, int]]
     ) -> tuple[FlushRecord, ...]:
+        if self.releases is not None:
+            await self.releases()
         return self.shards.release(owned)
 
     async def adopt(self, keys: Sequence[ShardKey]) -> None:
@@ -87,17 +91,35 @@ class Host:
 
 
 def service(receiver: Receiver | None = None) -> ServiceConfig:
-    url = f"remote_write: [{{url: '{receiver.url}'}}]" if receiver else ""
+    url = f"remote_write: [{{url: '{receiver.url}', protobuf_message: prometheus.WriteRequest}}]" if receiver else ""
     return config(f"cluster: {{flush_interval: 10ms}}\n{url}\n")
 
 
-def routes(hosts: Mapping[str, object]) -> Routes:
-    return Routes(1, tuple(hosts), ("collector-0",))
+class Placed(Routes):
+    """Routes that a test chooses: all shards of a tenant are on one host, or on any."""
+
+    def __init__(self, version: int, places: Mapping[TenantId, str], *hosts: str) -> None:
+        super().__init__(version, tuple(dict.fromkeys((*places.values(), *hosts))), ("collector-0",))
+        object.__setattr__(self, "_places", places)
+
+    __slots__ = ("_places",)
+
+    def __reduce__(self) -> Any:
+        return Placed, (self.version, self._places, *self.shard_hosts)
+
+    def host_of(self, tenant: TenantId, shard_index: int) -> str:
+        return self._places[tenant]
+
+
+def routes(hosts: Mapping[str, object], version: int = 1, **places: str) -> Routes:
+    """By default all tenants are on the first host."""
+    both = {ACME: next(iter(hosts)), GLOBEX: next(iter(hosts))}
+    return Placed(version, both | {TenantId(tenant): host for tenant, host in places.items()}, *hosts)
 
 
 @asynccontextmanager
 async def collecting(
-    settings: ServiceConfig, hosts: Mapping[str, Host], folder: Path | None = None
+    settings: ServiceConfig, hosts: Mapping[str, Host], folder: Path | None = None, **places: str
 ) -> AsyncIterator[CollectorHost]:
     with TemporaryDirectory() as own:
         settings = settings.model_copy(update={"data_dir": folder or Path(own)})
@@ -105,7 +127,7 @@ async def collecting(
         for name, host in hosts.items():
             host.name, host.collector = name, collector
         handles = {name: ActorHandle(host) for name, host in hosts.items()}
-        await collector.configure(settings, routes(hosts), handles, whole_of(1, TENANTS))
+        await collector.configure(settings, routes(hosts, **places), handles, whole_of(1, TENANTS))
         try:
             yield collector
         finally:
@@ -140,7 +162,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_records_of_all_hosts_are_pulled_merged_and_acknowledged() -> None:
     settings = service()
     hosts = {"shard-host-0": Host(settings), "shard-host-1": Host(settings)}
-    async with collecting(settings, hosts) as collector:
+    async with collecting(settings, hosts, globex="shard-host-1") as collector:
         await hosts["shard-host-0"].apply(ACME, "a")
         await hosts["shard-host-1"].apply(GLOBEX, *["b"] * 20)
         await until_merged(collector, acme=1, globex=2)
@@ -153,7 +175,7 @@ async def test_records_of_all_hosts_are_pulled_merged_and_acknowledged() -> None
 async def test_hanging_host_does_not_delay_the_others() -> None:
     settings = service()
     good, bad = Host(settings), Host(settings)
-    async with collecting(settings, {"bad": bad, "good": good}) as collector:
+    async with collecting(settings, {"bad": bad, "good": good}, acme="good") as collector:
         await bad.apply(GLOBEX, "a")
         await until_merged(collector, globex=1)
         bad.hang()
@@ -187,7 +209,7 @@ async def test_failing_host_stops_nobody() -> None:
     settings = service()
     good, bad = Host(settings), Host(settings)
     bad.is_failing = True
-    async with collecting(settings, {"bad": bad, "good": good}) as collector:
+    async with collecting(settings, {"bad": bad, "good": good}, acme="good") as collector:
         await good.apply(ACME, "a")
         await until_merged(collector, acme=1)
         await until(lambda: len(bad.pulls) >= 3)
@@ -218,11 +240,102 @@ async def test_range_that_another_host_claims_is_handed_over_with_its_last_recor
             one.hang()  # nothing is pulled from it
             await until(lambda: bool(one.pulls))
             await one.apply(ACME, "a")
+            handles = {"one": ActorHandle(one), "two": ActorHandle(two)}
+            assert await collector.put_routes(routes(handles, 2, acme="two"), handles)
             await two.apply(ACME, "a")
             one.go_on()
             await until_merged(collector, acme=2)
             assert await collector.drain(10)
     assert calls(receiver.bodies[-1:]) == {"a": 2}
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def not_configured() -> None:
+    raise NotConfiguredError("host")
+
+
+async def cut_off() -> None:
+    raise ConnectionError("connection reset")
+
+
+@asynccontextmanager
+async def one_silent(
+    settings: ServiceConfig, way: Callable[[], Awaitable[None]]
+) -> AsyncIterator[tuple[CollectorHost, Host, Host]]:
+    """Two hosts: the first has counted a span and says nothing of it, and its tenant moves to the second."""
+    one, two = Host(settings), Host(settings)
+    async with collecting(settings, {"one": one, "two": two}) as collector:
+        one.hang()  # nothing is pulled from it
+        await until(lambda: bool(one.pulls))
+        await one.apply(ACME, "a")
+        one.releases = way
+        handles = {"one": ActorHandle(one), "two": ActorHandle(two)}
+        assert await collector.put_routes(routes(handles, 2, acme="two"), handles)
+        yield collector, one, two
+
+
+async def claim(host: Host) -> bool:
+    """Let a request come to the host, for whose range it has to claim; return whether it was counted."""
+    frames = group(host.shards.book.get(ACME), "a")
+    return None not in await asyncio.to_thread(host.shards.apply, frames)
+
+
+@pytest.mark.parametrize("way", [never, cut_off])
+async def test_range_of_a_host_that_is_silent_stays_its_own_until_it_says_what_it_counted(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    async with Receiver() as receiver, one_silent(service(receiver), way) as (collector, one, two):
+        assert not await claim(two)
+        assert not await claim(two)
+        one.releases = None
+        assert await claim(two)
+        one.go_on()
+        await until_merged(collector, acme=2)
+        assert await collector.drain(10)
+    assert calls(receiver.bodies[-1:]) == {"a": 2}
+
+
+@pytest.mark.parametrize(("silence_s", "way"), [(0.0, never), (60.0, not_configured)], ids=["too long", "new process"])
+async def test_host_that_is_silent_for_too_long_or_has_lost_its_memory_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, silence_s: float, way: Callable[[], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(collector_host, "_SILENCE_S", silence_s)
+    async with one_silent(service(), way) as (collector, one, two):
+        assert await claim(two)
+        await until_merged(collector, acme=1)
+        one.go_on()
+        # It hears that what it counted is void.
+        await until(lambda: not one.shards.stats())
+        assert await records(collector) == {"acme": 1}
+
+
+async def test_host_whose_process_the_cluster_knows_to_be_dead_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lives = True
+    monkeypatch.setattr(ray_compat, "may_live", lambda _: lives)
+    async with one_silent(service(), cut_off) as (collector, one, two):
+        assert not await claim(two)
+        lives = False
+        assert await claim(two)
+        await until_merged(collector, acme=1)
+        one.go_on()
+        await until(lambda: not one.shards.stats())
+        assert await records(collector) == {"acme": 1}
+
+
+async def test_silence_of_a_host_ends_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    async with one_silent(service(), never) as (collector, one, two):
+        assert not await claim(two)
+        assert collector._silent_since.keys() == {"one"}
+        one.go_on()
+        await until(lambda: not collector._silent_since)
 
 
 async def test_collector_that_comes_back_goes_on_with_the_same_values_and_acknowledgements(tmp_path: Path) -> None:
@@ -238,7 +351,7 @@ async def test_collector_that_comes_back_goes_on_with_the_same_values_and_acknow
             await host.apply(ACME, "a")
             await until_merged(collector, acme=1)
             assert await collector.drain(10)
-    assert calls(receiver.bodies[:1]) == {"a": 1, "b": 1}
+    assert [calls([body]) for body in receiver.bodies[:2]] == [{"a": 0, "b": 0}, {"a": 1, "b": 1}]
     assert calls(receiver.bodies[-1:]) == {"a": 2, "b": 1}
 
 
@@ -279,7 +392,7 @@ async def test_configuring_again_brings_newer_overrides_and_other_hosts() -> Non
         await until_merged(collector, acme=1)
         three.name, three.collector = "three", collector
         handles = {"two": ActorHandle(two), "three": ActorHandle(three)}
-        await collector.configure(settings, routes(handles), handles, whole_of(2, TENANTS))
+        await collector.configure(settings, routes(handles, 2, acme="three"), handles, whole_of(2, TENANTS))
         asked = len(one.pulls)
         await three.apply(ACME, "a")
         await two.apply(GLOBEX, "a")
@@ -293,7 +406,7 @@ async def test_drain_fetches_what_the_hosts_still_have_and_sends_it() -> None:
         settings = service(receiver)
         hosts = {"h0": Host(settings), "h1": Host(settings)}
         tenants = dict(zip(hosts.values(), (ACME, GLOBEX), strict=True))
-        async with collecting(settings, hosts) as collector:
+        async with collecting(settings, hosts, globex="h1") as collector:
             for host in hosts.values():
                 for _ in range(20):  # more than an outbox holds
                     await host.apply(tenants[host], "a")
@@ -330,7 +443,7 @@ async def test_drain_is_not_held_up_by_a_host_that_hangs() -> None:
             await good.apply(ACME, "a")
             bad.hang()
             async with asyncio.timeout(5):
-                assert not await collector.drain(0.4)
+                assert not await collector.drain(2)
     assert calls(receiver.bodies[-1:]) == {"a": 1}
 
 
@@ -388,3 +501,102 @@ async def test_everything_measured_is_declared() -> None:
             await until_true(is_sent)
             measured = await collector.measure()
     assert len(list(families({"collector-0": measured}))) >= 18
+
+
+# Other routes
+
+
+async def refused(collector: CollectorHost) -> float:
+    return {name: value for name, _, value in await collector.measure()}["millrace_claims_refused_total"]
+
+
+async def test_range_is_given_to_nobody_but_the_host_of_the_routes() -> None:
+    settings = service()
+    one, two = Host(settings), Host(settings)
+    async with collecting(settings, {"one": one, "two": two}) as collector:
+        await one.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        frames = group(two.shards.book.get(ACME), "a")
+        assert await asyncio.to_thread(two.shards.apply, frames) == (None,)
+        assert await refused(collector) == 1
+        # The one that has it was not disturbed.
+        await one.apply(ACME, "a")
+        await until_merged(collector, acme=2)
+        handles = {"one": ActorHandle(one), "two": ActorHandle(two)}
+        assert await collector.put_routes(routes(handles, 2, acme="two"), handles)
+        # Older ones change nothing.
+        assert await collector.put_routes(routes(handles, 1, acme="one"), handles)
+        assert None not in await asyncio.to_thread(two.shards.apply, frames)
+        assert await asyncio.to_thread(one.shards.apply, group(one.shards.book.get(ACME), "a")) == (None,)
+
+
+async def test_range_of_another_division_than_the_tenants_is_given_to_nobody() -> None:
+    settings = service()
+    host = Host(settings)
+    async with collecting(settings, {"h": host}) as collector:
+        await host.apply(GLOBEX, *["a"] * 20)
+        await until_merged(collector, globex=2)
+        before = group(host.shards.book.get(GLOBEX), *["a"] * 20, count=1)
+        assert await asyncio.to_thread(host.shards.apply, before) == (None,)
+        assert await refused(collector) == 1
+        assert (await collector.snapshots())[GLOBEX].shards["owned"] == 2
+        newer = whole_of(2, overrides(acme=spans_on(), globex=spans_on(shards=1)))
+        await collector.put_overrides(newer)
+        assert None not in await asyncio.to_thread(host.shards.apply, before)
+
+
+async def test_host_that_leaves_hands_over_everything_and_is_not_asked_any_more() -> None:
+    async with Receiver() as receiver:
+        settings = service(receiver)
+        one, two = Host(settings), Host(settings)
+        one.shards.book.put_overrides(whole_of(2, EDGES))
+        two.shards.book.put_overrides(whole_of(2, EDGES))
+        async with collecting(settings, {"one": one, "two": two}) as collector:
+            await collector.put_overrides(whole_of(2, EDGES))
+            with pytest.raises(ValueError, match="one is in the routes"):
+                await collector.evict("one")
+            half = {"trace_id": b"t" * 16, "span_id": b"client.."}
+            client = request(spans=[span(kind=3, **half)], service="shop")
+            frames = group(one.shards.book.get(ACME), body=client)
+            one.hang()  # nothing is pulled from it
+            await until(lambda: bool(one.pulls))
+            assert None not in await asyncio.to_thread(one.shards.apply, frames)
+            handles = {"one": ActorHandle(one), "two": ActorHandle(two)}
+            placed = Placed(2, {ACME: "two", GLOBEX: "two"})
+            assert await collector.put_routes(placed, handles)
+            await collector.evict("one")
+            await collector.evict("one")
+            # The half edge waits with the successor, to which nobody has sent anything.
+            await until(lambda: {key.tenant for key in two.shards.stats()} == {ACME})
+            assert [stats["open_edges"] for stats in two.shards.stats().values()] == [1]
+            assert await asyncio.to_thread(one.shards.apply, frames) == (None,)
+            assert await collector.put_routes(placed, {"two": handles["two"]})
+            one.go_on()
+            hosts = {
+                labels[0] for name, labels, _ in await collector.measure() if name == "millrace_pull_failures_total"
+            }
+            assert hosts == {"two"}
+            assert collector._tenants is not None
+            assert list(collector._tenants._tenants[ACME].acknowledged("one")) == []
+            server = span(kind=2, trace_id=b"t" * 16, span_id=b"server..", parent_span_id=b"client..")
+            late = group(two.shards.book.get(ACME), body=request(spans=[server], service="stock"))
+            assert None not in await asyncio.to_thread(two.shards.apply, late)
+
+            async def is_edge() -> bool:
+                return (await collector.snapshots())[ACME].registry["edges"] == 1
+
+            await until_true(is_edge)
+
+
+async def test_host_that_leaves_and_does_not_answer_loses_its_ranges_all_the_same() -> None:
+    settings = service()
+    one, two = Host(settings), Host(settings)
+    async with collecting(settings, {"one": one, "two": two}) as collector:
+        await one.apply(ACME, "a")
+        await until_merged(collector, acme=1)
+        handles = {"two": ActorHandle(two)}
+        assert await collector.put_routes(Placed(2, {ACME: "two", GLOBEX: "two"}), handles)
+        await collector.evict("one")
+        assert (await collector.snapshots())[ACME].shards["owned"] == 0
+        await two.apply(ACME, "a")
+        await until_merged(collector, acme=2)

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -7,6 +7,7 @@ import structlog
 
 from tenants import _engine
 from tenants.endpoint.collector_set import CollectorSet, Taken
+from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.identity import TenantId
 from tenants.processing.flush_record import FlushRecord, Place, ShardKey
 from tenants.processing.profile import ProfileBook
@@ -50,8 +51,12 @@ async def hand_over(tenants: CollectorSet, tenant: TenantId, record: bytes) -> T
 
 
 def both(receiver: Receiver, **globex: Any) -> ProfileBook:
-    entry = spans_on(remote_write=[{"url": receiver.url}])
+    entry = spans_on(remote_write=[{"url": receiver.url, "protobuf_message": "prometheus.WriteRequest"}])
     return book(overrides(acme=entry, globex=entry | globex), "multitenancy_enabled: true")
+
+
+def both_generating() -> ProfileBook:
+    return book(overrides(acme=spans_on(), globex=spans_on()), "multitenancy_enabled: true")
 
 
 async def test_each_tenants_series_go_out_under_its_name() -> None:
@@ -95,6 +100,32 @@ async def test_record_is_merged_once_however_often_it_comes() -> None:
         assert tenants.snapshots()[ACME].records == 1
 
 
+async def test_pull_walks_only_through_the_tenants_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[TenantId] = []
+    acknowledged = TenantCollector.acknowledged
+
+    def noted(collector: TenantCollector, host: str) -> Iterable[tuple[ShardKey, Place]]:
+        walked.append(collector.tenant)
+        return acknowledged(collector, host)
+
+    monkeypatch.setattr(TenantCollector, "acknowledged", noted)
+    profiles = both_generating()
+    async with collecting(profiles) as tenants:
+        acme, globex = ShardKey(ACME, 0, 1), ShardKey(GLOBEX, 0, 1)
+        (mine,) = (await tenants.claim(HOST, [acme])).values()
+        (other,) = (await tenants.claim("other", [globex])).values()
+        assert tenants.acknowledged(HOST) == {acme: Place(mine.epoch, 0)}
+        assert tenants.acknowledged("other") == {globex: Place(other.epoch, 0)}
+        assert tenants.acknowledged("nobody") == {}
+        assert walked == [ACME, GLOBEX]
+        await tenants.let_go(HOST, [(acme, mine.epoch)])
+        assert tenants.acknowledged(HOST) == tenants.acknowledged(HOST) == {}
+        assert walked == [ACME, GLOBEX, ACME]
+        # It may come back, and elsewhere too.
+        (mine,) = (await tenants.claim("other", [acme])).values()
+        assert tenants.acknowledged("other") == {globex: Place(other.epoch, 0), acme: Place(mine.epoch, 0)}
+
+
 async def test_shard_that_is_gone_is_let_go() -> None:
     profiles = book()
     async with collecting(profiles) as tenants:
@@ -115,14 +146,17 @@ async def test_tenant_struck_by_a_bug_keeps_nobody_else_from_anything() -> None:
             tenants._tenants[ACME]._state.registry = _Broken()  # type: ignore[assignment]
             with structlog.testing.capture_logs() as logs:
                 assert list(tenants.snapshots()) == [GLOBEX]
-                settings = spans_on(remote_write=[{"url": receiver.url}], max_active_series=7)
+                settings = spans_on(
+                    remote_write=[{"url": receiver.url, "protobuf_message": "prometheus.WriteRequest"}],
+                    max_active_series=7,
+                )
                 profiles.put_overrides(whole_of(2, overrides(acme=settings, globex=settings)))
                 await tenants.use_overrides(None)
                 await tenants.end_finished()
                 assert not await tenants.drain(5)
             assert {line["tenant"] for line in logs if line["log_level"] == "error"} == {"acme"}
             assert tenants._tenants[GLOBEX]._profile is profiles.get(GLOBEX)
-    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
+    assert {request.header("X-Scope-OrgID") for request in receiver.requests} == {"globex"}
 
 
 async def test_bug_in_the_end_of_one_tenant_leaves_the_others_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,17 +173,18 @@ async def test_bug_in_the_end_of_one_tenant_leaves_the_others_theirs(monkeypatch
             with structlog.testing.capture_logs() as logs:
                 assert not await tenants.drain(5)
             assert [(line["event"], line["tenant"]) for line in logs] == [("tenant could not be drained", "acme")]
-    assert [request.header("X-Scope-OrgID") for request in receiver.requests] == ["globex"]
+    assert {request.header("X-Scope-OrgID") for request in receiver.requests} == {"globex"}
 
 
 async def test_dead_endpoint_of_one_tenant_does_not_delay_the_others_end() -> None:
     async with Receiver() as receiver, Receiver(otherwise=Hang()) as dead:
-        profiles = both(receiver, remote_write=[{"url": dead.url}])
+        profiles = both(receiver, remote_write=[{"url": dead.url, "protobuf_message": "prometheus.WriteRequest"}])
         async with collecting(profiles) as tenants:
             for tenant in (ACME, GLOBEX):
                 await hand_over(tenants, tenant, data(profiles, tenant, "op"))
             assert not await tenants.drain(0.1)
-    assert len(receiver.requests) == 1
+    # Zeros, then values.
+    assert len(receiver.requests) == 2
 
 
 async def test_tenant_that_generates_nothing_any_more_ends_and_can_begin_again() -> None:

@@ -1,19 +1,24 @@
 import asyncio
 import pickle
+import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
 
 from cluster import controller as controller_module
-from cluster import ray_compat
-from cluster.controller import COLLECTOR_SLOT, GATEWAY_SLOT, SHARD_SLOT, Controller
+from cluster import host_fleet, ray_compat
+from cluster.controller import COLLECTOR_SLOT, Controller
 from cluster.errors import StartError
 from cluster.gateway.gateway import Ports
 from cluster.gateway.listen import CannotListenError
+from cluster.gateway_fleet import GATEWAY_SLOT
+from cluster.host_fleet import SHARD_SLOT
 from cluster.measurements import Measurements
-from cluster.placement import Routes
+from cluster.placement import Layout, Routes, Scale
+from cluster.ray_compat import Node
 from tenants.identity import TenantId
 from tenants.identity.token_table import TokenTable
 from tenants.settings import ServiceConfig
@@ -35,8 +40,11 @@ RUNTIME_OF_ACME = spans_on(
 RUNTIME = overrides(acme=RUNTIME_OF_ACME)
 
 
-async def start(controller: Controller, settings: ServiceConfig = CONFIG, version: int = 5) -> dict[str, Ports]:
-    return await controller.start(settings, in_force(RUNTIME, version), 1, TokenTable())
+async def start(
+    controller: Controller, settings: ServiceConfig = CONFIG, version: int = 5, scale: Scale | None = None
+) -> dict[str, Ports]:
+    scale = scale or Scale(1, settings.cluster.shard_hosts)
+    return await controller.start(settings, in_force(RUNTIME, version), 1, TokenTable(), scale)
 
 
 def newer(base: int = 5, version: int = 6) -> OverridesChange:
@@ -60,6 +68,7 @@ class Actor:
         self.drains = True
         self.fails: set[str] = set()
         self.hangs: set[str] = set()
+        self.needs: set[str] = set()
         self._is_configured = False
 
     async def _answer(self, method: str) -> None:
@@ -93,7 +102,23 @@ class Actor:
     def version(self) -> int:
         return self.overrides.version
 
+    async def put_routes(self, _routes: Routes, _hosts: Any) -> bool:
+        await self._answer("put_routes")
+        return self._is_configured
+
+    async def put_gateways(self, _gateways: int) -> bool:
+        await self._answer("put_gateways")
+        return True
+
+    async def is_done_with(self, host: str) -> bool:
+        await self._answer("is_done_with")
+        return host not in self.needs
+
+    async def evict(self, _host: str) -> None:
+        await self._answer("evict")
+
     async def is_configured(self) -> bool:
+        self.journal.append((self.name, "is_configured"))
         if "is_configured" in self.fails:
             raise ConnectionError("restarting")
         return self._is_configured
@@ -112,19 +137,23 @@ class Actor:
 
 
 class Cluster:
-    """What Ray would be asked for: actors by name, slots, killing."""
+    """What Ray would be asked for: actors by name, nodes with slots, killing."""
 
     def __init__(self) -> None:
+        self.nodes = [Node("here", "127.0.0.1", True, False, 0, {})]
+        self.places: dict[str, str] = {}
         self.journal: list[tuple[str, str]] = []
         self.handles: dict[str, ActorHandle] = {}
         self.options: dict[str, dict[str, Any]] = {}
-        self.slots: dict[str, int] = {}
         self.killed: list[str] = []
+        self.restarted: list[str] = []
+        self.ended: set[str] = set()
         self.prepare: Callable[[Actor], None] = lambda _: None
 
     def create_actor(self, _actor_class: type, name: str, **options: Any) -> ActorHandle:
         self.options[name] = options
-        if name not in self.handles:
+        if name not in self.handles or name in self.ended:
+            self.ended.discard(name)
             actor = Actor(name, self.journal)
             self.prepare(actor)
             self.handles[name] = ActorHandle(actor)
@@ -137,8 +166,31 @@ class Cluster:
     def restart(self, name: str) -> None:
         self.handles[name].actor = Actor(name, self.journal)
 
+    def find_actors(self, prefix: str) -> dict[str, ActorHandle]:
+        names = [name for name in self.handles if name.startswith(prefix) and name not in self.ended]
+        return {name: self.handles[name] for name in names}
+
+    def slots(self, slot: str) -> int:
+        return int(sum(node.resources.get(slot, 0) for node in self.nodes if node.is_alive))
+
+    def add_nodes(self, **slots: str) -> None:
+        """Add nodes by id, each with a slot of every kind that is named."""
+        self.nodes += [
+            Node(id_, f"10.0.0.{len(self.nodes)}", True, False, 0, dict.fromkeys(kinds.split(), 1.0))
+            for id_, kinds in slots.items()
+        ]
+
+    def change_node(self, id_: str, **changes: Any) -> None:
+        self.nodes = [replace(node, **changes) if node.id == id_ else node for node in self.nodes]
+
+    def restart_elsewhere(self, handle: ActorHandle) -> None:
+        self.restarted.append(handle.actor.name)
+        self.places.pop(handle.actor.name)
+        self.restart(handle.actor.name)
+
     def kill(self, handle: ActorHandle) -> None:
         self.killed.append(handle.actor.name)
+        self.ended.add(handle.actor.name)
 
     def order(self, method: str) -> list[str]:
         return [name for name, called in self.journal if called == method]
@@ -149,7 +201,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
     monkeypatch.setattr(ray_compat, "create_actor", made.create_actor)
     monkeypatch.setattr(ray_compat, "kill", made.kill)
-    monkeypatch.setattr(ray_compat, "slots", lambda slot: made.slots.get(slot, 0))
+    monkeypatch.setattr(ray_compat, "find_actors", made.find_actors)
+    monkeypatch.setattr(ray_compat, "slots", made.slots)
+    monkeypatch.setattr(ray_compat, "nodes", lambda: list(made.nodes))
+    monkeypatch.setattr(ray_compat, "places", lambda: dict(made.places))
+    monkeypatch.setattr(ray_compat, "restart", made.restart_elsewhere)
     monkeypatch.setattr(controller_module, "_WATCH_INTERVAL_S", 0.01)
     # It directs the log of a process; this one is the tests'.
     monkeypatch.setattr(controller_module, "set_up_logging", lambda *_: None)
@@ -212,9 +268,11 @@ async def test_number_of_actors_follows_configuration_then_slots_then_cores(
         controller._watching.cancel()
         return sorted(cluster.handles)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
-    assert len([name for name in await names_of("") if name.startswith("shard-host")]) == 3
-    cluster.slots = {SHARD_SLOT: 4, GATEWAY_SLOT: 2, COLLECTOR_SLOT: 1}
+    for cores, hosts in ((None, 1), (1, 1), (2, 1), (3, 1), (8, 4)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert len([name for name in await names_of("") if name.startswith("shard-host")]) == hosts
+    cluster.add_nodes(a=f"{SHARD_SLOT} {GATEWAY_SLOT} {COLLECTOR_SLOT}", b=f"{SHARD_SLOT} {GATEWAY_SLOT}")
+    cluster.add_nodes(c=SHARD_SLOT, d=SHARD_SLOT)
     names = await names_of("")
     assert len([name for name in names if name.startswith("shard-host")]) == 4
     assert len([name for name in names if name.startswith("gateway")]) == 2
@@ -232,13 +290,10 @@ async def test_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
 
 
 async def test_gateways_are_told_how_many_share_the_rates(cluster: Cluster, controller: Controller) -> None:
-    cluster.slots = {GATEWAY_SLOT: 3}
+    cluster.add_nodes(a=GATEWAY_SLOT, b=GATEWAY_SLOT, c=GATEWAY_SLOT)
     await start(controller)
-    for index in range(3):
-        told = [
-            arguments for method, arguments in cluster.handles[f"gateway-{index}"].arguments if method == "configure"
-        ]
-        assert [arguments[-1] for arguments in told] == [3]
+    for node in "abc":
+        assert [arguments[-1] for arguments in cluster.handles[f"gateway-{node}"].sent("configure")] == [3]
 
 
 async def test_address_that_cannot_be_had_ends_the_start(
@@ -460,19 +515,19 @@ async def test_late_answer_to_older_settings_does_not_hide_that_newer_ones_were_
 async def test_tokens_reach_gateways_only_and_those_that_missed_them_later(
     cluster: Cluster, controller: Controller
 ) -> None:
-    cluster.slots = {GATEWAY_SLOT: 2}
+    cluster.add_nodes(a=GATEWAY_SLOT, b=GATEWAY_SLOT)
     await start(controller)
-    away = cluster.actor("gateway-1")
+    away = cluster.actor("gateway-b")
     away.fails = {"put_tokens", "is_configured"}
     with silently() as logs:
         await controller.put_tokens(2, TokenTable())
-    assert [(line["actor"], line["problem"]) for line in logs] == [("gateway-1", "ConnectionError")]
-    assert [cluster.actor(name).tokens_version for name in ("gateway-0", "gateway-1")] == [2, 1]
+    assert [(line["actor"], line["problem"]) for line in logs] == [("gateway-b", "ConnectionError")]
+    assert [cluster.actor(name).tokens_version for name in ("gateway-a", "gateway-b")] == [2, 1]
     away.fails = set()
     await until(lambda: away.tokens_version == 2)
-    assert set(cluster.order("put_tokens")) == {"gateway-0", "gateway-1"}
+    assert set(cluster.order("put_tokens")) == {"gateway-a", "gateway-b"}
     await controller.put_tokens(1, TokenTable())
-    assert cluster.actor("gateway-0").tokens_version == 2
+    assert cluster.actor("gateway-a").tokens_version == 2
 
 
 # Questions
@@ -487,12 +542,14 @@ async def test_actor_that_does_not_answer_is_reported_as_down(cluster: Cluster, 
     assert sorted(measured) == sorted(cluster.handles)
 
 
-async def test_ready_means_that_every_gateway_accepts(cluster: Cluster, controller: Controller) -> None:
+async def test_ready_means_that_some_gateway_accepts(cluster: Cluster, controller: Controller) -> None:
     assert not await controller.is_ready()
-    cluster.slots = {GATEWAY_SLOT: 2}
+    cluster.add_nodes(a=GATEWAY_SLOT, b=GATEWAY_SLOT)
     await start(controller)
     assert await controller.is_ready()
-    cluster.actor("gateway-1").fails.add("is_configured")
+    cluster.actor("gateway-b").fails.add("is_configured")
+    assert await controller.is_ready()
+    cluster.actor("gateway-a").fails.add("is_configured")
     assert not await controller.is_ready()
 
 
@@ -551,3 +608,434 @@ async def test_collector_that_does_not_answer_means_not_sent(
         async with asyncio.timeout(2):
             assert not await controller.drain(0.1)
     assert "collector-0" in cluster.killed
+
+
+# Another number of shard hosts
+
+
+FAST = 0.02
+
+
+async def until_layout(controller: Controller, hosts: int, leaving: int = 0) -> Layout:
+    async with asyncio.timeout(5):
+        while True:
+            layout = await controller.layout()
+            if (len(layout.shard_hosts), len(layout.leaving), layout.is_everywhere) == (hosts, leaving, True):
+                return layout
+            await asyncio.sleep(0.005)
+
+
+async def test_new_hosts_are_up_before_the_collector_hears_of_them_and_gateways_are_last(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await start(controller)
+    cluster.journal.clear()
+    await controller.rescale(Scale(2, 4))
+    called = [(name, method) for name, method in cluster.journal if method in {"configure", "put_routes"}]
+    assert called == [
+        ("shard-host-2", "configure"),
+        ("shard-host-3", "configure"),
+        ("collector-0", "put_routes"),
+        ("gateway-0", "put_routes"),
+    ]
+    routes = Routes(2, tuple(f"shard-host-{index}" for index in range(4)), ("collector-0",))
+    handles = {name: cluster.handles[name] for name in routes.shard_hosts}
+    assert cluster.handles["gateway-0"].sent("put_routes") == [(routes, handles)]
+    assert cluster.handles["collector-0"].sent("put_routes") == [(routes, handles)]
+    assert await controller.layout() == Layout(2, routes.shard_hosts, (), is_everywhere=True)
+    # Restarted ones, and settings, reach the new ones too.
+    await controller.put_overrides(newer())
+    assert cluster.actor("shard-host-3").version == 6
+
+
+async def test_older_wish_is_not_fulfilled(cluster: Cluster, controller: Controller) -> None:
+    await start(controller, scale=Scale(5, 2))
+    await controller.rescale(Scale(5, 3))
+    await controller.rescale(Scale(4, 3))
+    assert sorted(cluster.handles) == ["collector-0", "gateway-0", "shard-host-0", "shard-host-1"]
+
+
+async def test_wish_before_the_start_waits_for_it(cluster: Cluster, controller: Controller) -> None:
+    await controller.rescale(Scale(5, 3))
+    assert cluster.handles == {}
+    assert (await controller.layout()).version == 0
+
+
+async def test_hosts_that_do_not_come_up_change_nothing(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(controller)
+    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", FAST)
+    cluster.prepare = lambda actor: actor.hangs.add("configure")
+    with pytest.raises(StartError, match="shard-host-2, shard-host-3 did not come up"):
+        await controller.rescale(Scale(2, 4))
+    assert sorted(cluster.killed) == ["shard-host-2", "shard-host-3"]
+    assert await controller.layout() == Layout(1, ("shard-host-0", "shard-host-1"), (), is_everywhere=True)
+    assert cluster.order("put_routes") == []
+    cluster.prepare = lambda _: None
+    await controller.rescale(Scale(3, 3))
+    assert (await controller.layout()).shard_hosts == ("shard-host-0", "shard-host-1", "shard-host-2")
+
+
+async def test_host_leaves_when_gateways_and_collector_need_nothing_of_it(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await start(controller)
+    gateway = cluster.actor("gateway-0")
+    gateway.needs.add("shard-host-1")
+    await controller.rescale(Scale(2, 1))
+    await until(lambda: cluster.order("is_done_with").count("gateway-0") > 2)
+    assert (await controller.layout()).leaving == ("shard-host-1",)
+    assert cluster.killed == []
+    assert cluster.order("evict") == []
+    # It is looked after until then.
+    cluster.restart("shard-host-1")
+    with silently():
+        await until(lambda: cluster.actor("shard-host-1").version == 5)
+    gateway.needs.clear()
+    with silently():
+        await until_layout(controller, 1)
+    assert cluster.handles["collector-0"].sent("evict") == [("shard-host-1",)]
+    assert cluster.killed == ["shard-host-1"]
+    told = cluster.handles["collector-0"].sent("put_routes")
+    assert [sorted(hosts) for _, hosts in told] == [["shard-host-0", "shard-host-1"], ["shard-host-0"]]
+    assert set(await controller.measure()) == {"shard-host-0", "collector-0", "gateway-0"}
+
+
+async def test_host_that_the_collector_cannot_evict_stays(cluster: Cluster, controller: Controller) -> None:
+    await start(controller)
+    cluster.actor("collector-0").fails.add("evict")
+    with silently():
+        await controller.rescale(Scale(2, 1))
+        await until(lambda: cluster.order("evict").count("collector-0") > 1)
+        assert cluster.killed == []
+        cluster.actor("collector-0").fails.clear()
+        await until_layout(controller, 1)
+    assert cluster.killed == ["shard-host-1"]
+
+
+async def test_host_that_is_wanted_again_before_it_left_stays(cluster: Cluster, controller: Controller) -> None:
+    await start(controller)
+    cluster.actor("gateway-0").needs.add("shard-host-1")
+    before = cluster.handles["shard-host-1"]
+    await controller.rescale(Scale(2, 1))
+    await controller.rescale(Scale(3, 2))
+    cluster.actor("gateway-0").needs.clear()
+    looks = cluster.order("is_configured").count("gateway-0")
+    await until(lambda: cluster.order("is_configured").count("gateway-0") > looks + 2)
+    assert cluster.killed == []
+    assert cluster.handles["shard-host-1"] is before
+    assert await controller.layout() == Layout(3, ("shard-host-0", "shard-host-1"), (), is_everywhere=True)
+
+
+async def test_gateways_wait_for_the_collector_to_know_the_routes(cluster: Cluster, controller: Controller) -> None:
+    await start(controller)
+    cluster.actor("collector-0").fails = {"put_routes"}
+    with silently() as logs:
+        await controller.rescale(Scale(2, 3))
+        assert [line["actor"] for line in logs if line["event"] == "actor did not take the routes"] == ["collector-0"]
+        assert not (await controller.layout()).is_everywhere
+        assert cluster.order("put_routes").count("gateway-0") == 0
+        cluster.actor("collector-0").fails = set()
+        await until_layout(controller, 3)
+    assert cluster.order("put_routes")[-2:] == ["collector-0", "gateway-0"]
+
+
+async def test_restarted_actors_are_told_the_newest_routes(cluster: Cluster, controller: Controller) -> None:
+    await start(controller)
+    await controller.rescale(Scale(2, 3))
+    with silently():
+        for name in ("gateway-0", "collector-0"):
+            cluster.restart(name)
+            await until(lambda name=name: cluster.actor(name).version == 5)
+            assert cluster.handles[name].sent("configure")[-1][1].version == 2
+
+
+async def test_controller_that_was_restarted_in_the_middle_finishes_what_was_begun(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await start(controller, scale=Scale(1, 3))
+    cluster.actor("gateway-0").needs.add("shard-host-2")
+    await controller.rescale(Scale(2, 1))
+    assert controller._watching is not None
+    controller._watching.cancel()
+    again = Controller("controller")
+    with silently():
+        await start(again, scale=Scale(2, 1))
+        await until(lambda: cluster.killed == ["shard-host-1"])
+        assert (await again.layout()).leaving == ("shard-host-2",)
+        cluster.actor("gateway-0").needs.clear()
+        await until_layout(again, 1)
+    assert again._watching is not None
+    again._watching.cancel()
+
+
+async def test_settings_pushed_while_a_host_comes_up_reach_it(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(controller)
+    come = asyncio.Event()
+
+    async def slowly(self: Actor, *arguments: Any) -> None:
+        await come.wait()
+        await Actor.configure(self, *arguments)
+
+    cluster.prepare = lambda actor: monkeypatch.setattr(actor, "configure", slowly.__get__(actor))
+    rescaling = asyncio.ensure_future(controller.rescale(Scale(2, 3)))
+    await until(lambda: "shard-host-2" in cluster.handles)
+    async with asyncio.timeout(1):
+        await controller.put_overrides(newer())
+    come.set()
+    await rescaling
+    with silently():
+        await until(lambda: cluster.actor("shard-host-2").version == 6)
+
+
+# Nodes
+
+
+ALL_SLOTS = f"{GATEWAY_SLOT} {SHARD_SLOT} {COLLECTOR_SLOT}"
+
+
+def soon_absent(monkeypatch: pytest.MonkeyPatch, after_s: float = FAST) -> None:
+    monkeypatch.setattr(host_fleet, "_ABSENT_AFTER_S", after_s)
+
+
+async def test_gateway_appears_on_a_node_that_is_added_and_all_share_the_rates_anew(
+    cluster: Cluster, controller: Controller
+) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=SHARD_SLOT)
+    assert await start(controller) == {"gateway-a": Ports(4317, 4318)}
+    assert (cluster.options["gateway-a"]["node"], cluster.options["shard-host-0"].get("node")) == ("a", None)
+    with silently():
+        cluster.add_nodes(c=GATEWAY_SLOT, d=SHARD_SLOT)
+        await until(lambda: "gateway-c" in cluster.order("configure"))
+        await until(lambda: cluster.handles["gateway-a"].sent("put_gateways") == [(2,)])
+        await until(lambda: len(controller._gateways.accepting) == 2)
+    assert sorted(await controller.ports()) == ["gateway-a", "gateway-c"]
+    assert cluster.handles["gateway-c"].sent("configure")[0][-1] == 2
+    assert "gateway-d" not in cluster.handles
+
+
+async def test_gateway_is_forgotten_with_its_node(cluster: Cluster, controller: Controller) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=f"{GATEWAY_SLOT} {SHARD_SLOT}")
+    await start(controller)
+    cluster.actor("gateway-b").fails |= {"is_configured", "put_overrides"}
+    with silently():
+        await controller.put_overrides(newer())
+        assert await controller.settings_in_force() == (6, False)
+        cluster.change_node("b", is_alive=False)
+        await until(lambda: "gateway-b" in cluster.killed)
+        await until(lambda: not controller._behind)
+    assert await controller.is_ready()
+    assert "gateway-b" not in await controller.measure()
+    await until(lambda: cluster.handles["gateway-a"].sent("put_gateways") == [(1,)])
+
+
+async def test_gateway_on_a_node_that_drains_stops_first_and_is_asked_for_leaving_hosts_until_it_ends(
+    cluster: Cluster, controller: Controller
+) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=ALL_SLOTS)
+    await start(controller)
+    draining = cluster.actor("gateway-b")
+    draining.hangs.add("drain")
+    draining.needs.add("shard-host-1")
+    cluster.places = {"gateway-b": "b", "shard-host-1": "b", "collector-0": "b", "shard-host-0": "a"}
+    with silently():
+        cluster.change_node("b", is_draining=True)
+        await until(lambda: "gateway-b" in cluster.order("drain"))
+        await until(lambda: controller._routes.shard_hosts == ("shard-host-0",))
+        assert sorted(await controller.ports()) == ["gateway-a"]
+        looks = cluster.order("is_done_with").count("gateway-b")
+        await until(lambda: cluster.order("is_done_with").count("gateway-b") > looks + 1)
+        assert cluster.killed == []
+        assert cluster.restarted == []
+        # One that leaves is not made to accept again when its process is restarted.
+        draining._is_configured = False
+        told = len(cluster.handles["gateway-b"].sent("configure"))
+        await until(lambda: cluster.order("is_done_with").count("gateway-b") > looks + 4)
+        assert len(cluster.handles["gateway-b"].sent("configure")) == told
+    controller._gateways._tasks["gateway-b"].cancel()
+
+
+async def test_node_that_drains_is_left_by_all(cluster: Cluster, controller: Controller) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=ALL_SLOTS)
+    await start(controller)
+    cluster.places = {"gateway-b": "b", "shard-host-1": "b", "collector-0": "b", "shard-host-0": "a"}
+    former = cluster.handles["shard-host-1"]
+
+    def prepare(actor: Actor) -> None:
+        # It has no place any more.
+        actor.hangs.add("configure")
+        cluster.places.pop(actor.name, None)
+
+    cluster.prepare = prepare
+    with silently() as logs:
+        cluster.change_node("b", is_draining=True)
+        await until(lambda: cluster.restarted == ["collector-0"])
+    assert cluster.killed == ["gateway-b", "shard-host-1"] or cluster.killed == ["shard-host-1", "gateway-b"]
+    assert controller._routes.shard_hosts == ("shard-host-0",)
+    assert (await controller.layout()).version == 1
+    told = [routes for routes, _ in cluster.handles["gateway-a"].sent("put_routes")]
+    assert told[-1].shard_hosts == ("shard-host-0",)
+    assert [line for line in logs if line["log_level"] == "error"] == []
+    await until(lambda: cluster.handles["shard-host-1"] is not former)
+    with silently():
+        # A node comes that has a place.
+        cluster.actor("shard-host-1").hangs.clear()
+        cluster.restart("shard-host-1")
+        controller._hosts._waiting["shard-host-1"].cancel()
+        await until(lambda: controller._routes.shard_hosts == ("shard-host-0", "shard-host-1"))
+
+
+async def test_all_stay_where_nobody_else_is(cluster: Cluster, controller: Controller) -> None:
+    cluster.add_nodes(a=ALL_SLOTS)
+    await start(controller)
+    cluster.places = {"shard-host-0": "a", "shard-host-1": "a", "collector-0": "a", "gateway-a": "a"}
+    with silently():
+        cluster.change_node("a", is_draining=True)
+        await until(lambda: "gateway-a" in cluster.killed)
+        looks = cluster.order("is_configured").count("collector-0")
+        await until(lambda: cluster.order("is_configured").count("collector-0") > looks + 3)
+    assert cluster.restarted == []
+    assert cluster.killed == ["gateway-a"]
+
+
+async def test_silent_shard_host_gets_nothing_and_comes_back(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon_absent(monkeypatch)
+    await start(controller)
+    lost = cluster.handles["shard-host-1"]
+    lost.actor.fails.add("is_configured")
+    with silently():
+        await until(lambda: cluster.killed == ["shard-host-1"])
+        assert cluster.handles["collector-0"].sent("evict") == [("shard-host-1",)]
+        await until(lambda: controller._routes.shard_hosts == ("shard-host-0", "shard-host-1"))
+    assert cluster.handles["shard-host-1"] is not lost
+    versions = [routes.version for routes, _ in cluster.handles["gateway-0"].sent("put_routes")]
+    assert versions == sorted(set(versions))
+    # A wish of the operator is newer than all of these.
+    await controller.rescale(Scale(2, 3))
+    assert controller._routes.version > versions[-1]
+    assert (await controller.layout()).version == 2
+
+
+async def test_silent_shard_hosts_stay_if_all_are(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon_absent(monkeypatch)
+    await start(controller)
+    for name in ("shard-host-0", "shard-host-1"):
+        cluster.actor(name).fails.add("is_configured")
+    with silently():
+        looks = cluster.order("is_configured").count("gateway-0")
+        await until(lambda: cluster.order("is_configured").count("gateway-0") > looks + 10)
+    assert cluster.killed == []
+    assert len(controller._routes.shard_hosts) == 2
+
+
+async def test_restarted_controller_goes_on_with_the_hosts_that_have_a_place(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_fleet, "_PATIENCE_S", FAST)
+    await start(controller)
+    cluster.restart("shard-host-1")
+    cluster.actor("shard-host-1").hangs.add("configure")
+    again = Controller("controller")
+    with silently():
+        assert await start(again) == {"gateway-0": Ports(4317, 4318)}
+        told = cluster.handles["gateway-0"].sent("configure")[-1][1]
+        assert told.shard_hosts == ("shard-host-0",)
+        # Newer than what the former one may have told.
+        assert told.version > 1_000_000_000_000
+        again._hosts._waiting["shard-host-1"].cancel()
+        cluster.restart("shard-host-1")
+        await until(lambda: again._routes.shard_hosts == ("shard-host-0", "shard-host-1"))
+    assert again._watching is not None
+    again._watching.cancel()
+
+
+async def test_without_a_node_for_gateways_the_start_waits_for_one(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_nodes(a=f"{SHARD_SLOT} {COLLECTOR_SLOT}")
+    starting = asyncio.ensure_future(start(controller))
+    await until(lambda: "collector-0" in cluster.order("configure"))
+    cluster.add_nodes(b=GATEWAY_SLOT)
+    assert await starting == {"gateway-b": Ports(4317, 4318)}
+    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", FAST)
+    cluster.nodes = [node for node in cluster.nodes if node.id != "b"]
+    with pytest.raises(StartError, match="no node of the cluster offers gateway_slot"):
+        await start(Controller("controller"))
+
+
+async def test_more_hosts_come_with_more_places_if_nobody_said_how_many(
+    cluster: Cluster, controller: Controller
+) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=SHARD_SLOT)
+    await start(controller, scale=Scale(1, 0))
+    assert len(controller._routes.shard_hosts) == 2
+    with silently():
+        cluster.add_nodes(c=SHARD_SLOT)
+        await until(lambda: len(controller._routes.shard_hosts) == 3)
+        # A node that leaves does not make them fewer: another one may come.
+        cluster.change_node("c", is_alive=False)
+        looks = cluster.order("is_configured").count("collector-0")
+        await until(lambda: cluster.order("is_configured").count("collector-0") > looks + 3)
+    assert len(controller._hosts.wanted) == 3
+
+
+async def test_actors_are_looked_after_while_the_cluster_does_not_tell_its_nodes(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(controller)
+
+    def fail() -> None:
+        raise ConnectionError("no GCS")
+
+    monkeypatch.setattr(ray_compat, "nodes", fail)
+    with silently():
+        cluster.restart("gateway-0")
+        await until(lambda: cluster.actor("gateway-0").version == 5)
+    assert cluster.killed == []
+
+
+async def test_gateway_that_cannot_be_started_on_a_new_node_is_tried_again(
+    cluster: Cluster, controller: Controller
+) -> None:
+    cluster.add_nodes(a=ALL_SLOTS)
+    await start(controller)
+    cluster.prepare = lambda actor: actor.fails.add("configure")
+    with silently() as logs:
+        cluster.add_nodes(b=GATEWAY_SLOT)
+        await until(lambda: cluster.killed.count("gateway-b") > 1)
+        assert sorted(await controller.ports()) == ["gateway-a"]
+        cluster.prepare = lambda _: None
+        await until(lambda: "gateway-b" in controller._gateways.accepting)
+    assert any(line["event"] == "gateway could not be started; it is tried again" for line in logs)
+
+
+async def test_gateway_leaves_in_the_time_that_its_node_has(
+    cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_nodes(a=ALL_SLOTS, b=GATEWAY_SLOT, c=GATEWAY_SLOT, d=GATEWAY_SLOT)
+    await start(controller)
+    in_10_s = int((time.time() + 10) * 1000)
+    with silently():
+        cluster.change_node("b", is_draining=True)
+        cluster.change_node("c", is_draining=True, leaves_at_ms=in_10_s)
+        cluster.change_node("d", is_draining=True, leaves_at_ms=1)
+        await until(lambda: len(cluster.killed) == 3)
+    times = {node: cluster.handles[f"gateway-{node}"].sent("drain")[0][0] for node in "bcd"}
+    assert (times["b"], times["d"]) == (CONFIG.cluster.drain_timeout.seconds, 1.0)
+    assert 5 < times["c"] < 8.5
+
+
+async def test_gateways_of_a_former_life_that_have_no_place_leave(cluster: Cluster, controller: Controller) -> None:
+    cluster.create_actor(object, "gateway-0")
+    cluster.add_nodes(a=ALL_SLOTS)
+    with silently():
+        assert await start(controller) == {"gateway-a": Ports(4317, 4318)}
+        await until(lambda: cluster.killed == ["gateway-0"])
+    assert cluster.order("drain") == ["gateway-0"]

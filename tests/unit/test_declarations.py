@@ -109,8 +109,9 @@ def disk() -> Disk:
 
 async def measured_by_all(monkeypatch: pytest.MonkeyPatch, disk: Disk, text: str) -> dict[str, Measurements]:
     """What all actors measure after each has had something to do."""
-    async with Receiver() as receiver:
+    async with Receiver([429]) as receiver:
         text += f"remote_write: [{{url: '{receiver.url}'}}]\n"
+        text += f"tracing: {{endpoint: 'http://127.0.0.1:{receiver.port}/v1/traces', sample_ratio: 1}}\n"
         async with service_without_ray(monkeypatch, disk, text) as service:
             for count in range(1, 3):
                 await service.export(request("GET /a/1", service="shop" * 20), ACME)

@@ -11,18 +11,19 @@ from cluster.gateway.dispatch import Dispatcher
 from cluster.gateway.host_lane import GroupBounds, HostCalls
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
+from cluster.gateway.refused_report import RefusedReport
 from cluster.placement import Routes
 from tenants import _engine
 from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
-from tenants.processing.frame_group import FrameGroup
+from tenants.processing.frame_group import FrameGroup, FrameHead
 from tenants.processing.profile import ProfileBook
 from tenants.settings import Overrides
 from tenants.settings.in_force import OverridesInForce, whole
 from tenants.settings.model import validate
 from tenants.settings.tenant_state import TenantState
 from tests.overrides_in_force import whole_of
-from tests.unit.frame_taker import ALONE, FrameTaker
+from tests.unit.frame_taker import ALONE, FrameTaker, ledger_of
 from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, config, edges_on, overrides, request, span, spans_on
 from tests.unit.waiting import until
 
@@ -192,7 +193,7 @@ async def test_spans_out_of_time_are_accepted_and_counted_as_discarded() -> None
     assert await intake.submit(ACME, request("op", "op")) == Accepted()
     key = ("millrace_spans_discarded_total", "acme", "gateway", "outside_metrics_ingestion_slack")
     assert measured(intake)[key] == 2
-    assert host.groups == []
+    assert ledger_of(host) == {("gateway", "received"): 2, key[2:]: 2}
 
 
 async def test_tenant_without_processors_is_accepted_and_nothing_is_sent() -> None:
@@ -208,7 +209,7 @@ async def test_tenant_without_processors_is_accepted_and_nothing_is_sent() -> No
     assert figures["millrace_bytes_received_total", "acme"] == len(body)
 
 
-async def test_request_that_is_to_become_no_metrics_is_counted_and_goes_nowhere() -> None:
+async def test_request_that_is_to_become_no_metrics_is_counted_and_is_in_the_ledger() -> None:
     host = FrameTaker()
     intake = dispatcher({"h": host}, profiles=book(overrides(acme=BOTH)))
     late = span("late", end_time_unix_nano=NOW_NS - 60 * SECOND_NS)
@@ -217,7 +218,12 @@ async def test_request_that_is_to_become_no_metrics_is_counted_and_goes_nowhere(
     answer = await intake.submit(ACME, body, skip_generation=True)
     assert isinstance(answer, Accepted)
     assert answer.rejected_spans == 1
-    assert host.groups == []
+    assert ledger_of(host) == {
+        ("gateway", "received"): 4,
+        ("gateway", "invalid_trace_id"): 1,
+        ("gateway", "outside_metrics_ingestion_slack"): 1,
+        ("gateway", "skipped"): 2,
+    }
     figures = measured(intake)
     assert figures["millrace_spans_received_total", "acme"] == 3
     assert figures["millrace_bytes_received_total", "acme"] == len(body)
@@ -225,7 +231,7 @@ async def test_request_that_is_to_become_no_metrics_is_counted_and_goes_nowhere(
     assert figures[*DISCARDED, "gateway", "invalid_trace_id"] == 1
     assert figures["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
     assert await intake.submit(ACME, body) == answer
-    assert len(host.groups) == 1
+    assert len(host.groups) == 2
     assert measured(intake)["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
 
 
@@ -346,6 +352,31 @@ async def test_tenant_above_its_rate_is_refused_and_let_in_again() -> None:  # c
     assert discarded(intake) == {"rate_limited": 2}
     now_ns[0] = SECOND_NS
     assert await intake.submit(ACME, body) == Accepted()
+    await intake.tell_refused()
+    told = ledger_of(host)
+    assert (told["gateway", "received"], told["gateway", "rate_limited"]) == (8, 2)
+    await intake.tell_refused()
+    assert ledger_of(host) == told
+
+
+async def test_refused_spans_are_told_until_a_shard_has_them_and_then_no_more() -> None:
+    told: list[bytes] = []
+
+    async def send(tenant: TenantId, fingerprint: bytes, frame: bytes) -> bool:
+        assert tenant == ACME
+        told.append(fingerprint)
+        group = FrameGroup((FrameHead(ShardKey(ACME, 0, 1), (0, 1), fingerprint, len(frame)),), frame)
+        return len(told) == 3 and await host.take(group) is not None
+
+    host = FrameTaker()
+    report = RefusedReport(send, interval_s=0.001)
+    assert await report.add(ACME, request("a", "b"), "rate_limited", is_told=True) == 2
+    assert await report.add(ACME, request("c")[:-3], "malformed", is_told=True) == 0
+    assert await report.add(TenantId("globex"), request("a"), "blocked", is_told=False) == 1
+    await until(lambda: len(told) == 3)
+    assert len(set(told)) == 1
+    await until(lambda: bool(host.groups))
+    assert ledger_of(host) == {("gateway", "received"): 2, ("gateway", "rate_limited"): 2}
 
 
 async def test_spans_of_a_refused_request_that_is_malformed_are_not_counted() -> None:
@@ -501,3 +532,88 @@ async def test_frames_that_a_host_lost_go_where_their_range_is_now() -> None:
     async with asyncio.timeout(5):
         assert await answer == Accepted()
     assert sum(value for key, value in measured(intake).items() if key[0] == "millrace_replayed_frames_total") == 1
+
+
+# Other routes
+
+
+def routes_to(version: int, hosts: Mapping[str, FrameTaker]) -> tuple[Routes, dict[str, HostCalls]]:
+    calls = {name: HostCalls(host.take, host.durable) for name, host in hosts.items()}
+    return Routes(version, tuple(hosts), ("collector-0",)), calls
+
+
+def hosts_measured(intake: Dispatcher) -> set[str]:
+    return {labels[0] for name, labels, _ in intake.measure() if name == "millrace_dispatch_groups_total"}
+
+
+async def test_host_that_leaves_gets_nothing_more_and_is_forgotten_when_all_is_journalled() -> None:
+    old, new = FrameTaker(), FrameTaker()
+    intake = dispatcher({"old": old}, poll_s=0.005)
+    assert await intake.submit(ACME, request("a")) == Accepted()
+    intake.put_routes(*routes_to(2, {"new": new}))
+    assert await intake.submit(ACME, request("b")) == Accepted()
+    assert (len(old.groups), len(new.groups)) == (1, 1)
+    assert not intake.is_done_with("old")
+    assert hosts_measured(intake) == {"old", "new"}
+    old.journal()
+    await until(lambda: intake.is_done_with("old"))
+    assert hosts_measured(intake) == {"new"}
+    assert not intake.is_done_with("new")
+
+
+async def test_older_routes_do_not_replace_newer_ones() -> None:
+    old, new = FrameTaker(), FrameTaker()
+    intake = dispatcher({"h": FrameTaker()})
+    intake.put_routes(*routes_to(3, {"new": new}))
+    intake.put_routes(*routes_to(2, {"old": old}))
+    assert await intake.submit(ACME, request("a")) == Accepted()
+    assert (len(old.groups), len(new.groups)) == (0, 1)
+
+
+async def test_host_that_comes_back_before_it_left_is_called_as_its_new_process_wants() -> None:
+    first, again = FrameTaker(), FrameTaker()
+    intake = dispatcher({"h": first})
+    assert await intake.submit(ACME, request("a")) == Accepted()
+    intake.put_routes(*routes_to(2, {"other": FrameTaker()}))
+    intake.put_routes(*routes_to(3, {"h": again}))
+    assert await intake.submit(ACME, request("b")) == Accepted()
+    assert (len(first.groups), len(again.groups)) == (1, 1)
+    assert not intake.is_done_with("h")
+
+
+async def test_frames_on_their_way_when_shards_move_are_sent_again_and_the_client_does_not_notice() -> None:
+    old, new = FrameTaker((0,)), FrameTaker()
+    old.hold()
+    intake = dispatcher({"old": old})
+    submitted = asyncio.ensure_future(intake.submit(ACME, request("a")))
+    await until(lambda: old.at_once == 1)
+    intake.put_routes(*routes_to(2, {"new": new}))
+    old.release()
+    assert await submitted == Accepted()
+    assert new.payloads == old.payloads
+
+
+async def test_frames_of_a_former_division_that_are_not_counted_are_sent_by_the_newer_one() -> None:
+    host = FrameTaker((0, 1))
+    host.hold()
+    profiles = book(overrides(acme=spans_on(shards=2)))
+    intake = dispatcher({"h": host}, GroupBounds(1 << 20, 0.01), profiles=profiles)
+    submitted = asyncio.ensure_future(intake.submit(ACME, request(*["op"] * 50)))
+    await until(lambda: host.at_once == 1)
+    profiles.put_overrides(whole_of(2, overrides(acme=spans_on(shards=1))))
+    host.release()
+    assert await submitted == Accepted()
+    again = [head for group in host.groups[1:] for head in group.heads]
+    assert {(head.key, head.made_for) for head in again} == {
+        (ShardKey(ACME, 0, 1), (0, 2)),
+        (ShardKey(ACME, 0, 1), (1, 2)),
+    }
+
+
+async def test_client_is_told_to_send_again_while_no_newer_routes_are_known() -> None:
+    host = FrameTaker((0,))
+    intake = dispatcher({"h": host})
+    refused = await intake.submit(ACME, request("a"))
+    assert isinstance(refused, Refused)
+    assert refused.answer.is_retryable
+    assert len(host.groups) == 1

@@ -6,6 +6,7 @@ import pytest
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.errors import EndpointError, InvalidEndpointError
 from tenants.endpoint.headers import is_protected, request_headers
+from tenants.settings.protobuf_message import ProtobufMessage
 
 
 @pytest.mark.parametrize(
@@ -96,4 +97,4 @@ def test_of_configured_headers_that_differ_in_case_the_last_counts() -> None:
     config = EndpointConfig(
         "http://metrics.example/write", headers=(("X-Scope-OrgID", "one"), ("x-scope-orgid ", " two "))
     )
-    assert request_headers(config, "1.2.3", 0)["x-scope-orgid"] == "two"
+    assert request_headers(config, "1.2.3", 0, ProtobufMessage.V1)["x-scope-orgid"] == "two"

@@ -29,6 +29,9 @@ def test_endpoint_settings_reach_the_sender() -> None:
         "headers": {"X-Key": "k"},
         "remote_timeout": "3s",
         "queue_max_bytes": 1 << 20,
+        "queue_memory_bytes": 1 << 18,
+        "max_sample_age": "90m",
+        "max_lanes": 7,
         "min_backoff": "20ms",
         "max_backoff": "7s",
     }
@@ -36,5 +39,6 @@ def test_endpoint_settings_reach_the_sender() -> None:
     (sender,) = endpoint_configs(book(overrides(acme=entry), "multitenancy_enabled: true").get(ACME).settings)
     assert (sender.url, sender.name) == ("https://h/push", "main")
     assert dict(sender.headers) == {"X-Key": "k", "Authorization": "t", "X-Scope-OrgID": "acme"}
-    assert (sender.timeout_s, sender.max_queue_bytes) == (3.0, 1 << 20)
+    assert (sender.timeout_s, sender.max_queue_bytes, sender.max_memory_bytes) == (3.0, 1 << 20, 1 << 18)
+    assert (sender.max_sample_age_s, sender.max_lanes) == (5400.0, 7)
     assert (sender.min_backoff_s, sender.max_backoff_s) == (0.02, 7.0)

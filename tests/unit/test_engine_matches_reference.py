@@ -22,7 +22,7 @@ from tests.remote_write import Sample, SeriesKey, TimeSeries
 from tests.script_strategies import NOW_NS, Collect, Push, Script, Step, play, scripts
 from tests.trace_strategies import MULTIPLIER_KEY, RATIOS, any_values, requests
 from tests.traces import ERROR, MISSING, batch, plan, request, service_graphs_plan, span, span_metrics_plan
-from tests.unit.comparing import assert_counters_alike, assert_same, compare
+from tests.unit.comparing import assert_counters_alike, assert_ledger_closes, assert_same, compare
 from tests.unusual_wire import unusual_encoding
 
 # A failing example is made small for up to five minutes before it is shown.
@@ -141,6 +141,7 @@ def compare_requests(one: dict[str, Any], drawn: list[Any]) -> None:
         tenant.flush(NOW_NS, close_edges=True)
     assert_same(engine.collect(), model.collect(), one)
     assert_counters_alike(engine, model)
+    assert_ledger_closes(engine, model)
 
 
 def waiting_plans() -> st.SearchStrategy[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_entry_that_runs_on_into_unchanged_ones_is_seen() -> None:
 def test_faults_beside_unchanged_entries_have_their_lines() -> None:
     source = Source()
     source.good("overrides:\n" + entry("a", 1, "\n\n") + entry("b", 2) + entry("c", 3))
-    outcome = source.load("overrides:\n" + entry("a", 1, "\n\n") + entry("b", 0) + entry("c", 3))
+    outcome = source.load("overrides:\n" + entry("a", 1, "\n\n") + entry("b", 65) + entry("c", 3))
     assert isinstance(outcome, Failed)
     assert [(fault.path, fault.line) for fault in outcome.faults] == [("overrides.b.metrics_generator.shards", 9)]
     assert source.file.good is not None

@@ -16,6 +16,7 @@ from tenants.settings import ServiceConfig
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.conditions import is_open
+from tests.unit.frame_taker import ledger_of
 from tests.unit.tenant_work import NOW_NS, config, overrides, request, spans_on
 from tests.unit.waiting import until
 
@@ -29,13 +30,14 @@ EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 class Host:
     def __init__(self) -> None:
         self.groups: list[FrameGroup] = []
+        self.journalled = 1
 
     async def ingest(self, group: FrameGroup) -> tuple[Place, ...]:
         self.groups.append(group)
         return tuple(Place(1, 1) for _ in group.heads)
 
     async def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
-        return {key: Place(1, 1) for key in keys}
+        return {key: Place(1, self.journalled) for key in keys}
 
 
 class Harness:
@@ -94,7 +96,7 @@ async def test_request_marked_so_becomes_no_metrics_on_either_port(harness: Harn
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.otlp_grpc}") as channel:
         metadata = (("x-scope-orgid", "acme"), ("no-generate-metrics", ""))
         assert await channel.unary_unary(EXPORT)(request("b", "c"), metadata=metadata, timeout=10) == b""
-    assert harness.host.groups == []
+    assert ledger_of(harness.host) == {("gateway", "received"): 3, ("gateway", "skipped"): 3}
     figures = {(name, *labels): value for name, labels, value in await harness.gateway.measure()}
     assert figures["millrace_spans_received_total", "acme"] == 3
     assert figures["millrace_metrics_generation_skipped_processor_pushes_total", "acme"] == 2
@@ -151,3 +153,18 @@ async def test_request_whose_frames_wait_for_company_is_counted_and_answered_whi
         await draining
         assert (await exporting).status_code == 200
     assert len(harness.host.groups) == 1
+
+
+async def test_drain_waits_until_what_was_acknowledged_is_journalled(harness: Harness) -> None:
+    ports = await harness.configure("cluster: {group_wait: 1ms, flush_interval: 10ms}")
+    harness.host.journalled = 0
+    async with httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{ports.otlp_http}/v1/traces"
+        assert (await client.post(url, content=request("a"), headers=PROTOBUF)).status_code == 200
+    assert not await harness.gateway.drain(0.1)
+    draining = asyncio.ensure_future(harness.gateway.drain(10))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(draining), 0.1)
+    harness.host.journalled = 1
+    async with asyncio.timeout(5):
+        assert await draining

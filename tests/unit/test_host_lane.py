@@ -23,15 +23,22 @@ class Lane(HostLane):
         self, host: FrameTaker, bounds: GroupBounds = ALONE, *, poll_s: float = NEVER_S, call_timeout_s: float = 5.0
     ) -> None:
         self.lost: list[SentFrame] = []
+        self.moved: set[bytes] = set()
         self.takes_lost = True
         calls = HostCalls(host.take, host.durable)
-        super().__init__("h", calls, bounds, self.send_again, poll_s, call_timeout_s=call_timeout_s)
+        super().__init__(
+            "h", calls, bounds, self.send_again, poll_s, has_moved=self.has_moved, call_timeout_s=call_timeout_s
+        )
 
     def put(self, frame: bytes, key: ShardKey = KEY) -> SentFrame:
         return self.add(key, (key.index, key.count), REQUEST, frame)
 
     async def count(self, *frames: bytes) -> list[bool]:
         return await asyncio.gather(*(self.put(frame).is_counted for frame in frames))
+
+    def has_moved(self, sent: SentFrame, host: str) -> bool:
+        assert host == "h"
+        return sent.frame in self.moved
 
     async def send_again(self, lost: SentFrame) -> bool:
         self.lost.append(lost)
@@ -197,3 +204,52 @@ async def test_host_that_does_not_answer_keeps_the_frames_where_they_are() -> No
     assert lane.failures == 3
     assert [line["event"] for line in logs] == ["calls to shard host fail"]
     assert lane.lost == []
+
+
+# When shards move, and hosts leave
+
+
+async def test_frame_that_came_too_late_is_sent_elsewhere_before_anybody_hears_of_it() -> None:
+    lane = Lane(FrameTaker((0, 1)), GroupBounds(max_bytes=2, wait_s=NEVER_S))
+    lane.moved = {b"m"}
+    assert await lane.count(b"m", b"s") == [True, False]
+    assert [lost.frame for lost in lane.lost] == [b"m"]
+    lane.takes_lost = False
+    lane._calls = HostCalls(FrameTaker((0, 1)).take, FrameTaker().durable)
+    assert await lane.count(b"m", b"s") == [False, False]
+
+
+async def test_lane_is_empty_when_nothing_waits_travels_or_is_retained() -> None:
+    host = FrameTaker()
+    host.hold()
+    lane = Lane(host, GroupBounds(max_bytes=2, wait_s=NEVER_S), poll_s=0.005)
+    assert lane.is_empty
+    waiting = lane.put(b"a")
+    assert not lane.is_empty
+    lane.put(b"b")
+    await until(lambda: host.at_once == 1)
+    assert not lane.is_empty
+    host.release()
+    assert await waiting.is_counted
+    assert not lane.is_empty
+    host.journal()
+    await until(lambda: lane.is_empty)
+
+
+async def test_what_a_host_has_that_leaves_and_does_not_answer_is_sent_elsewhere() -> None:
+    host = FrameTaker()
+    lane = Lane(host, poll_s=0.005)
+    lane.takes_lost = False
+    assert await lane.count(b"a") == [True]
+    lane.is_leaving = True
+
+    async def away(_keys: object) -> object:
+        raise ConnectionError("gone")
+
+    with structlog.testing.capture_logs():
+        lane.put_calls(HostCalls(host.take, away))  # type: ignore[arg-type]
+        await until(lambda: len(lane.lost) > 1)
+        assert not lane.is_empty
+        lane.takes_lost = True
+        await until(lambda: lane.is_empty)
+    assert {lost.frame for lost in lane.lost} == {b"a"}

@@ -16,6 +16,7 @@ from tenants.settings.in_force import (
     part_count,
     whole,
 )
+from tenants.settings.packed_overrides import PackedOverrides
 from tenants.settings.tenant_state import TenantState
 from tests.unit.tenant_work import overrides, spans_on
 
@@ -27,12 +28,13 @@ entries: st.SearchStrategy[Mapping[str, Overrides]] = st.dictionaries(
     st.sampled_from(NAMES), st.sampled_from(ENTRIES), max_size=5
 )
 states = st.dictionaries(st.sampled_from(NAMES[1:]), st.sampled_from(TenantState), max_size=4)
+sizes = st.dictionaries(st.sampled_from(NAMES[1:]), st.sampled_from([2, 4]), max_size=4)
 
 
 @st.composite
 def snapshots(draw: st.DrawFn, least: int = 1) -> OverridesInForce:
     version = draw(st.integers(least, least + 5))
-    return OverridesInForce(version, draw(entries), draw(entries), draw(states), draw(entries))
+    return OverridesInForce(version, draw(entries), draw(entries), draw(states), draw(entries), draw(sizes))
 
 
 @st.composite
@@ -42,7 +44,7 @@ def pairs(draw: st.DrawFn) -> tuple[OverridesInForce, OverridesInForce]:
 
 
 def contents(overrides: OverridesInForce) -> list[Mapping[str, Any]]:
-    return [overrides.runtime, overrides.documents, overrides.states, overrides.limits]
+    return [overrides.runtime, overrides.documents, overrides.states, overrides.limits, overrides.sizes]
 
 
 @given(pairs())
@@ -55,11 +57,29 @@ def test_change_between_two_leads_from_one_to_the_other(
     assert (change.base, change.version) == (former.version, latter.version)
 
 
+@given(pairs(), st.integers(1, 5))
+def test_packed_overrides_say_of_a_tenant_what_the_snapshot_says(
+    pair: tuple[OverridesInForce, OverridesInForce], entries: int
+) -> None:
+    former, latter = pair[0], replace(pair[1], version=pair[1].version + 100)
+    packed = PackedOverrides()
+    packed.put(whole(former))
+    for part in in_parts(change_between(former, latter), entries):
+        packed.put(part)
+    assert packed.version == latter.version
+    for tenant in NAMES[1:]:
+        runtime, *others = contents(latter)
+        # Only the runtime file has an entry for all.
+        expected = [{key: runtime[key] for key in (tenant, "*") if key in runtime}]
+        expected += [{tenant: layer[tenant]} if tenant in layer else {} for layer in others]
+        assert contents(packed.of(tenant)) == expected
+
+
 @given(pairs())
 def test_change_holds_what_differs_and_nothing_else(pair: tuple[OverridesInForce, OverridesInForce]) -> None:
     former, latter = pair
     change = change_between(former, latter)
-    carried = [change.runtime, change.documents, change.states, change.limits]
+    carried = [change.runtime, change.documents, change.states, change.limits, change.sizes]
     for before, after, changed in zip(contents(former), contents(latter), carried, strict=True):
         differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         assert changed == {name: after.get(name) for name in differing}
@@ -127,9 +147,9 @@ def test_parts_of_a_change_lead_to_where_it_leads(
     latter = replace(latter, version=former.version + 100)
     change = change_between(former, latter)
     parts = list(in_parts(change, entries_at_once))
-    sizes = [sum(map(len, (part.runtime, part.documents, part.states, part.limits))) for part in parts]
-    assert len(parts) == part_count(sum(sizes), entries_at_once)
-    assert max(sizes) <= entries_at_once
+    counts = [sum(map(len, (part.runtime, part.documents, part.states, part.limits, part.sizes))) for part in parts]
+    assert len(parts) == part_count(sum(counts), entries_at_once)
+    assert max(counts) <= entries_at_once
     reached: OverridesInForce | None = former
     for part in parts:
         assert reached is not None

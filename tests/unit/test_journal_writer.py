@@ -36,11 +36,6 @@ def numbers(store: JournalStore, tenant: TenantId) -> list[int]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def store(store_url: str) -> AsyncIterator[TroubledStore]:
     store = await asyncio.to_thread(TroubledStore.open, store_url, "collector-0", 1)
     store.trouble()

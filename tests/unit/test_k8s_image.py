@@ -2,10 +2,12 @@
 
 import itertools
 import re
+import subprocess
+from pathlib import PurePosixPath
 
 from packaging.specifiers import SpecifierSet
 
-from tests.unit.k8s_manifests import PROJECT, ROOT, Manifests
+from tests.unit.k8s_manifests import ALL, PROJECT, ROOT, Manifests
 
 
 def stages() -> list[list[str]]:
@@ -19,7 +21,7 @@ def stages() -> list[list[str]]:
 
 def test_image_runs_as_the_user_of_the_manifests() -> None:
     (user,) = (line.split()[1] for line in stages()[-1] if line.startswith("USER "))
-    for pod in Manifests().pods.values():
+    for pod in (pod for folder in ALL for pod in Manifests(folder).pods.values()):
         security = pod.spec["securityContext"]
         assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
 
@@ -47,3 +49,24 @@ def test_image_is_built_from_the_packages_and_not_from_the_work_tree() -> None:
     copied = [line.split()[1:-1] for line in stages()[0] if line.startswith("COPY ")]
     assert "*" in allowed
     assert {f"!{name}" for name in itertools.chain(*copied)} == {x for x in allowed if x.startswith("!")}
+
+
+def test_image_has_every_file_of_the_packages_and_nothing_that_was_built() -> None:
+    # The console's pictures and scripts are in the packages beside the code: maturin takes all files of a package.
+    tracked = subprocess.run(
+        ["git", "ls-files", "cluster", "tenants"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    out = [x for x in (ROOT / ".dockerignore").read_text().splitlines() if x and x[0] not in "!#*"]
+    out += [x for x in (ROOT / ".dockerignore").read_text().splitlines() if x.startswith("**/")]
+    left_out = [path for path in tracked if any(_is_ignored(path, pattern) for pattern in out)]
+    assert all(path.startswith("tenants/engine/fuzz/") for path in left_out), left_out
+    for path in ("tenants/_engine.abi3.so", "cluster/__pycache__/x.pyc", "tenants/engine/target/release/x"):
+        assert any(_is_ignored(path, pattern) for pattern in out)
+
+
+def _is_ignored(path: str, pattern: str) -> bool:
+    """As docker does, for the patterns that the file has: a pattern means what is below it, too."""
+    candidates = [path, *(str(parent) for parent in PurePosixPath(path).parents)]
+    if pattern.startswith("**/"):
+        return any(PurePosixPath(each).match(pattern[3:]) for each in candidates)
+    return pattern in candidates

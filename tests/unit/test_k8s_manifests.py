@@ -1,7 +1,7 @@
-"""The manifests of k8s/base are valid, hardened, and agree with the service that they start.
+"""The manifests of k8s/, base and overlays, are valid, hardened, and agree with the service that they start.
 
-Everything is checked offline: core kinds and pod templates against the strict schemas of Kubernetes, the
-RayCluster against k8s/schemas/raycluster.json. No cluster is asked.
+Everything is checked offline: core kinds and pod templates against the strict schemas of Kubernetes, the others
+against k8s/schemas/. No cluster is asked.
 """
 
 import json
@@ -14,11 +14,28 @@ import kubernetes_validate
 import pytest
 from packaging.requirements import Requirement
 
+from cluster import ray_compat
+from tenants.api.application import OPENAPI_PATH
+from tenants.settings.errors import SettingsError
 from tenants.settings.runtime_file import Loaded, RuntimeFile
-from tenants.settings.service_config import ServiceConfig, load_service_config
-from tests.unit.k8s_manifests import PROJECT, ROOT, Manifests, allowed_s, environment, size
+from tenants.settings.service_config import ServiceConfig
+from tests.unit.k8s_manifests import (
+    ALL,
+    PRODUCTION,
+    PROJECT,
+    ROOT,
+    Manifests,
+    Object,
+    allowed_s,
+    environment,
+    service_config,
+    size,
+)
 
-RAYCLUSTER_SCHEMA = json.loads((ROOT / "k8s" / "schemas" / "raycluster.json").read_text())
+SCHEMAS = {
+    kind: jsonschema.Draft202012Validator(json.loads((ROOT / "k8s" / "schemas" / f"{kind.lower()}.json").read_text()))
+    for kind in ("RayCluster", "ServiceMonitor")
+}
 
 # The oldest Kubernetes that has native sidecars (serve.yaml), and the newest whose schemas are installed.
 KUBERNETES_VERSIONS = ("1.29", kubernetes_validate.latest_version())
@@ -31,16 +48,14 @@ OBJECT_STORE_MINIMUM_BYTES = 75 << 20
 GROUPS_IN_FLIGHT = 3  # of one gateway, to one shard host
 
 
-@pytest.fixture
-def manifests() -> Manifests:
-    return Manifests()
+@pytest.fixture(params=ALL)
+def manifests(request: pytest.FixtureRequest) -> Manifests:
+    return Manifests(request.param)
 
 
 @pytest.fixture
 def config(manifests: Manifests, tmp_path: Path) -> ServiceConfig:
-    path = tmp_path / "millrace.yaml"
-    path.write_text(manifests.files["millrace.yaml"])
-    return load_service_config(path, {})
+    return service_config(manifests, tmp_path)
 
 
 def load_overrides(text: str, path: Path) -> Loaded:
@@ -53,18 +68,35 @@ def load_overrides(text: str, path: Path) -> Loaded:
 def check_schemas(manifests: Manifests, version: str) -> None:
     """Raise for what the API server would refuse, and for what it or KubeRay would silently drop."""
     for item in manifests.objects:
-        if item["kind"] == "RayCluster":
-            jsonschema.Draft202012Validator(RAYCLUSTER_SCHEMA).validate(item)
+        if schema := SCHEMAS.get(item["kind"]):
+            schema.validate(item)
         else:
             kubernetes_validate.validate(item, version, strict=True)
     for pod in manifests.pods.values():
+        added = [manifests.autoscaler] if pod.name == "head" and manifests.autoscaler else []
+        template = {**pod.template, "spec": {**pod.spec, "containers": [*pod.spec["containers"], *added]}}
         wrapped = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": pod.name}}
-        kubernetes_validate.validate({**wrapped, "template": pod.template}, version, strict=True)
+        kubernetes_validate.validate({**wrapped, "template": template}, version, strict=True)
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_rendered_objects_fit_their_schemas(manifests: Manifests, version: str) -> None:
     check_schemas(manifests, version)
+
+
+def _options(manifests: Manifests) -> Object:
+    options: Object = manifests.cluster["spec"]["autoscalerOptions"]
+    return options
+
+
+def _redis(manifests: Manifests) -> Object:
+    options: Object = manifests.cluster["spec"]["gcsFaultToleranceOptions"]
+    return options
+
+
+def _scrape(manifests: Manifests) -> Object:
+    scrape: Object = manifests.one("ServiceMonitor")["spec"]["endpoints"][0]
+    return scrape
 
 
 SPOILT: dict[str, Callable[[Manifests], object]] = {
@@ -75,11 +107,26 @@ SPOILT: dict[str, Callable[[Manifests], object]] = {
     "misspelt ray option": lambda m: m.groups["gateway"]["rayStartParams"].update({"num-cpu": "2"}),
     "resources without quotes": lambda m: m.groups["shard"]["rayStartParams"].update(resources='{"shard_slot": 1}'),
     "status": lambda m: m.cluster.update(status={}),
+    "misspelt autoscaler option": lambda m: _options(m).update(idleTimeoutSecond=60),
+    "unknown autoscaler": lambda m: _options(m).update(version="v3"),
+    "misspelt field of the autoscaler's container": lambda m: _options(m)["securityContext"].update(
+        readOnlyRootFs=True
+    ),
+    "autoscaling as text": lambda m: m.cluster["spec"].update(enableInTreeAutoscaling="true"),
+    "misspelt redis option": lambda m: _redis(m).update(redisPasword={}),
+    "redis without a scheme": lambda m: _redis(m).update(redisAddress="redis:6379"),
+    "password in a manifest": lambda m: _redis(m).update(redisPassword={"value": "secret"}),
+    "misspelt monitor field": lambda m: _scrape(m).update(scrapeTimout="5s"),
+    "interval without a unit": lambda m: _scrape(m).update(interval="15"),
+    "misspelt budget field": lambda m: m.all("PodDisruptionBudget")[0]["spec"].update(minAvailible=1),
+    "misspelt policy field": lambda m: m.all("NetworkPolicy")[0]["spec"].update(podSelectors={}),
+    "misspelt spread field": lambda m: m.pods["shard"].spec["topologySpreadConstraints"][0].update(maxSkews=1),
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_schemas_refuse_mistakes(manifests: Manifests, spoil: Callable[[Manifests], object]) -> None:
+def test_schemas_refuse_mistakes(spoil: Callable[[Manifests], object]) -> None:
+    manifests = Manifests(PRODUCTION)
     spoil(manifests)
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
         check_schemas(manifests, KUBERNETES_VERSIONS[0])
@@ -89,6 +136,14 @@ def test_service_accepts_the_files_it_gets(manifests: Manifests, config: Service
     assert config.multitenancy_enabled
     assert config.log.format == "json"
     assert not load_overrides(manifests.files["overrides.yaml"], tmp_path / "overrides.yaml").overrides
+
+
+def test_service_accepts_nothing_that_names_what_its_container_lacks(tmp_path: Path) -> None:
+    manifests = Manifests(PRODUCTION)
+    serve = manifests.pods["serve"].containers[-1]
+    serve["env"] = [each for each in serve["env"] if each["name"] != "MILLRACE_STORE_URL"]
+    with pytest.raises(SettingsError, match="MILLRACE_STORE_URL"):
+        service_config(manifests, tmp_path)
 
 
 def test_service_accepts_the_example_in_the_overrides(manifests: Manifests, tmp_path: Path) -> None:
@@ -128,15 +183,15 @@ def test_services_lead_to_the_ports_of_the_configuration(manifests: Manifests, c
     exposed = {p["name"]: p["port"] for s in services for p in s["spec"]["ports"]}
     assert exposed == {name: address.port for name, address in listen.items()}
     for service in services:
-        (name,) = manifests.selected(service["spec"]["selector"])
+        (name,) = manifests.selected({"matchLabels": service["spec"]["selector"]})
         ports = {p["name"]: p["containerPort"] for p in manifests.pods[name].containers[-1]["ports"]}
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"]
 
 
 def test_selectors_match_the_pods_they_mean(manifests: Manifests) -> None:
-    selectors = {s["metadata"]["name"]: s["spec"]["selector"] for s in manifests.all("Service")}
-    selectors["deployment"] = manifests.deployment["spec"]["selector"]["matchLabels"]
+    selectors = {s["metadata"]["name"]: {"matchLabels": s["spec"]["selector"]} for s in manifests.all("Service")}
+    selectors["deployment"] = manifests.deployment["spec"]["selector"]
     assert {name: manifests.selected(selector) for name, selector in selectors.items()} == {
         "millrace-otlp": ["gateway"],
         "millrace": ["serve"],
@@ -166,7 +221,9 @@ def test_every_container_is_without_privileges(manifests: Manifests) -> None:
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod.spec["automountServiceAccountToken"] is False
         assert pod.spec["enableServiceLinks"] is False
-    for _, container in manifests.containers:
+    containers = [container for _, container in manifests.containers]
+    containers += [manifests.autoscaler] if manifests.autoscaler else []
+    for container in containers:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -180,7 +237,13 @@ def test_every_container_can_write_where_it_must(manifests: Manifests, config: S
         if pod.name in {"serve", "collector"}:
             paths.add(str(config.data_dir))
         for path in paths:
-            assert pod.volume(path, container)["emptyDir"]["sizeLimit"], "without a limit it fills the node"
+            volume = pod.volume(path, container)
+            if path == str(config.data_dir) and "persistentVolumeClaim" in volume:
+                claims = {c["metadata"]["name"] for c in manifests.all("PersistentVolumeClaim")}
+                assert volume["persistentVolumeClaim"]["claimName"] in claims
+                assert pod.spec["securityContext"]["fsGroup"] == pod.spec["securityContext"]["runAsGroup"]
+                continue
+            assert volume["emptyDir"]["sizeLimit"], "without a limit it fills the node"
         assert pod.volume("/dev/shm", container)["emptyDir"]["medium"] == "Memory"
 
 
@@ -194,7 +257,7 @@ def test_memory_of_every_container_is_reserved(manifests: Manifests) -> None:
 
 def test_object_store_fits_and_holds_the_groups_in_flight(manifests: Manifests, config: ServiceConfig) -> None:
     largest_group = config.cluster.group_bytes + config.cluster.max_request_bytes
-    peers = max(config.cluster.shard_hosts, manifests.groups["gateway"]["replicas"])
+    peers = max(*manifests.replicas("shard"), *manifests.replicas("gateway"))
     for pod in manifests.pods.values():
         store = int(pod.ray["object-store-memory"])
         assert store > OBJECT_STORE_MINIMUM_BYTES
@@ -214,12 +277,43 @@ def test_actors_find_their_slots(manifests: Manifests, config: ServiceConfig) ->
         "collector": {"collector_slot": 1},
         "serve": {"controller_slot": 1},
     }
-    assert config.cluster.shard_hosts == groups["shard"]["replicas"]
-    assert groups["collector"]["replicas"] == 1
+    assert config.cluster.shard_hosts == manifests.replicas("shard")[0]
+    assert manifests.replicas("collector") == range(1, 2)
+    # Gateways follow the nodes, but nobody asks Ray's autoscaler for more of them.
+    assert len(manifests.replicas("gateway")) == 1
     assert pods["head"].ray["num-cpus"] == "0"
     for name, group in groups.items():
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert group.get("replicas", group["minReplicas"]) in manifests.replicas(name)
         assert pods[name].ray["num-cpus"] == pods[name].raylet["resources"]["limits"]["cpu"]
+
+
+def test_workers_have_the_environment_of_the_embedded_ray(manifests: Manifests) -> None:
+    wanted = {
+        "RAY_max_direct_call_object_size": str(ray_compat.INLINE_BYTES),
+        "RAY_task_rpc_inlined_bytes_limit": str(ray_compat.INLINE_TOTAL_BYTES),
+    }
+    source = Path(ray_compat.__file__).read_text()
+    for name in manifests.groups:
+        env = environment(manifests.pods[name].raylet)
+        assert wanted.items() <= env.items()
+        for variable, shift in re.findall(r'"(MALLOC_\w+)", str\((\d+ << \d+)\)', source):
+            number, bits = map(int, shift.split(" << "))
+            assert env[variable] == str(number << bits)
+
+
+def test_service_waits_for_the_slots_that_it_fills(manifests: Manifests) -> None:
+    raylet, waiting, _ = manifests.pods["serve"].containers
+    assert raylet["restartPolicy"] == "Always"  # a native sidecar: up before the next one starts
+    offered = {
+        slot: manifests.replicas(name)[0] * count
+        for name in manifests.groups
+        for slot, count in manifests.pods[name].slots.items()
+    }
+    assert dict(each.split("=") for each in waiting["args"]) == {slot: str(count) for slot, count in offered.items()}
+    python, script, address, _ = waiting["command"]
+    assert python == "python3"
+    assert Path(script).name in manifests.files
+    assert address == manifests.pods["serve"].ray["address"]
 
 
 def test_deadlines_of_a_stop_nest(manifests: Manifests, config: ServiceConfig) -> None:
@@ -227,13 +321,14 @@ def test_deadlines_of_a_stop_nest(manifests: Manifests, config: ServiceConfig) -
     drain_s = config.cluster.drain_timeout.seconds
     assert config.cluster.flush_interval.seconds < drain_s
     for name in manifests.groups:
-        assert drain_s < pods[name].ray_drain_s < pods[name].grace_s
+        assert drain_s < pods[name].ray_drain_s
+        assert pods[name].pre_stop_s + pods[name].ray_drain_s < pods[name].grace_s
+    # A pod that leaves its Service is sent new connections for a while.
+    assert pods["gateway"].pre_stop_s > 0
     # serve drains, after it its raylet; the head, which both need, waits for both.
     service_s = drain_s + pods["serve"].ray_drain_s
     assert service_s < pods["serve"].grace_s
-    command, seconds = pods["head"].raylet["lifecycle"]["preStop"]["exec"]["command"]
-    assert command == "sleep"
-    assert service_s < int(seconds) < pods["head"].grace_s
+    assert service_s < pods["head"].pre_stop_s < pods["head"].grace_s
     assert pods["head"].ray_drain_s == 0
 
 
@@ -251,6 +346,8 @@ def test_every_process_is_probed_on_a_port_it_has(manifests: Manifests) -> None:
         kinds = ["startupProbe", "livenessProbe"]
         if container in pod.spec["containers"]:
             kinds.append("readinessProbe")
+        elif "restartPolicy" not in container:
+            continue  # it ends by itself
         raylet_port = GCS_PORT if pod.name == "head" else int(pod.ray["node-manager-port"])
         named = {p["name"] for p in container.get("ports", [])}
         for probe in (container[kind] for kind in kinds):
@@ -258,6 +355,12 @@ def test_every_process_is_probed_on_a_port_it_has(manifests: Manifests) -> None:
                 assert probe["grpc"] == {"port": raylet_port}
             else:
                 assert (probe.get("httpGet") or probe["tcpSocket"])["port"] in named
+
+
+def test_serve_is_asked_what_needs_neither_a_token_nor_the_controller(manifests: Manifests) -> None:
+    serve = manifests.pods["serve"].containers[-1]
+    assert serve["livenessProbe"]["httpGet"]["path"] == OPENAPI_PATH
+    assert {serve[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe")} == {"/ready"}
 
 
 def test_serve_finds_the_head_and_a_raylet_of_its_own(manifests: Manifests) -> None:
@@ -278,7 +381,9 @@ def test_one_process_drives_the_actors(manifests: Manifests) -> None:
 
 def test_ray_is_closed_to_who_has_no_token(manifests: Manifests) -> None:
     assert not manifests.all("Secret"), "a token in the repository is no secret"
-    for _, container in manifests.containers:
+    containers = [container for _, container in manifests.containers]
+    containers += [manifests.autoscaler] if manifests.autoscaler else []
+    for container in containers:
         env = environment(container)
         assert env["RAY_AUTH_MODE"] == "token"
         assert env["RAY_AUTH_TOKEN"] == {"secretKeyRef": {"name": "millrace-ray-auth", "key": "auth_token"}}
@@ -287,7 +392,8 @@ def test_ray_is_closed_to_who_has_no_token(manifests: Manifests) -> None:
 
 def test_all_containers_run_the_image_of_this_version(manifests: Manifests) -> None:
     images = {container["image"] for _, container in manifests.containers}
-    assert images == {f"{PROJECT['name']}:{PROJECT['version']}"}
+    (image,) = images
+    assert image.rpartition("/")[2] == f"{PROJECT['name']}:{PROJECT['version']}"
 
 
 def test_ray_version_is_one_that_the_project_accepts(manifests: Manifests) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import signal
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,10 +26,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from cluster.gateway import otlp_http
 from cluster.gateway.body_budget import BodyBudget
 from cluster.gateway.intake import Accepted, Identify, ReceiverLimits
 from cluster.gateway.listen import CannotListenError
 from cluster.gateway.otlp_http import OtlpHttpReceiver
+from cluster.gateway.otlp_json import json_to_protobuf
 from cluster.gateway.refusal import ANSWERS, RefusalReason, Refused
 from tenants.identity import Authenticator, Scope, TenantId, new_token
 from tests.unit.conditions import is_open, until, until_closed
@@ -437,6 +440,7 @@ async def test_other_content_encodings_are_refused(service: Listening, encoding:
         (gzip.compress(b'{"resourceSpans": 5}'), JSON, "gzip"),
         (BODY, JSON, "identity"),
     ],
+    ids=["gzip", "zstd", "not gzip", "JSON", "JSON in gzip", "not JSON"],
 )
 async def test_damaged_body_is_refused_in_its_own_encoding(
     service: Listening, body: bytes, content_type: str, encoding: str
@@ -503,14 +507,23 @@ async def test_refused_body_is_thrown_away_while_it_arrives(service: Listening) 
     await service.assert_works()
 
 
-async def test_large_json_does_not_stop_the_others(service: Listening) -> None:
-    large = json.dumps({"resourceSpans": [{}] * 200_000}).encode()
-    slow = asyncio.create_task(service.post(large, JSON))
-    await until(lambda: service.budget.used_bytes >= len(large))
+async def test_json_that_takes_its_time_does_not_stop_the_others(
+    service: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = threading.Event()
+
+    def slow_json_to_protobuf(data: bytes) -> bytes | Refused:
+        assert served.wait(10)
+        return json_to_protobuf(data)
+
+    monkeypatch.setattr(otlp_http, "json_to_protobuf", slow_json_to_protobuf)
+    slow = asyncio.create_task(service.post(JSON_BODY, JSON))
+    await until(lambda: service.budget.used_bytes >= len(JSON_BODY))
 
     await service.assert_works()
 
     assert not slow.done()
+    served.set()
     assert (await slow).status_code == 200
 
 

@@ -2,6 +2,8 @@
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -146,7 +148,7 @@ def test_empty_layer_overrides_nothing(value: object) -> None:
         ),
         ("ingestion_time_range_slack", ["0s", "12h", 1], ["-1s", "12h1s", "x", True]),
         ("trace_id_label_name", ["traceID", "_t", "a" * 96], ["", "trace.id", "1a", "a" * 97, "le", 3]),
-        ("shards", [1, 64], [0, 65, -1, "2", 1.0, True]),
+        ("shards", [0, 1, 64], [65, -1, "2", 1.0, True]),
         ("processors", [[], ALL], ["span-metrics", [1], [None], {"span-metrics": 1}]),
         (
             "processor.span_metrics.dimensions",
@@ -852,3 +854,14 @@ def test_a_dimension_that_tells_series_apart_is_refused(processor: str, dimensio
     with pytest.raises(SettingsError, match=rf"{processor}\.dimensions\[1\].*the label {label} belongs") as refused:
         validate(Overrides, document)
     assert len(refused.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "sizes", "shards"),
+    [({}, {}, 1), ({}, {"acme": 4}, 4), ({"shards": 0}, {"acme": 4, "globex": 8}, 4), ({"shards": 2}, {"acme": 4}, 2)],
+)
+def test_tenant_has_the_size_of_its_rate_unless_its_shards_are_fixed(
+    entry: dict[str, Any], sizes: dict[str, int], shards: int
+) -> None:
+    overrides = replace(in_force({"acme": layer(entry)}), sizes=sizes)
+    assert resolve(service(), overrides, ACME).shards == shards

@@ -7,9 +7,9 @@ import structlog
 
 from tenants.identity import TenantId
 from tenants.processing import profile as profile_module
-from tenants.processing.profile import ProfileBook, Put
+from tenants.processing.profile import ProfileBook
 from tenants.settings import ServiceConfig, TenantSettings, resolve
-from tenants.settings.in_force import OverridesInForce, change_between, whole
+from tenants.settings.in_force import OverridesInForce, Put, change_between, whole
 from tenants.settings.tenant_state import TenantState
 from tests.overrides_in_force import whole_of
 from tests.unit.tenant_work import ACME, book, config, edges_on, overrides, spans_on

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenants._engine import MalformedFrame, Plan, Registry, Relabel, Shard, split
+from tenants.settings.protobuf_message import ProtobufMessage
 from tests.script_strategies import NOW_NS
 from tests.trace_strategies import MULTIPLIER_KEY
 from tests.traces import (
@@ -196,7 +197,8 @@ class Life:
                 registry.set_plan(self.plan)
 
     def _collect(self, collect: Collect) -> None:
-        endpoints = [None, MERGING_RULES] if collect.is_relabelled else [None]
+        rules = [None, MERGING_RULES] if collect.is_relabelled else [None]
+        endpoints = [(each, message) for each in rules for message in ProtobufMessage]
         kept, restored = (
             [
                 (bodies(batches), left_out)

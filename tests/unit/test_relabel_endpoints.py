@@ -13,6 +13,7 @@ from tenants import _engine
 from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.processing.profile import TenantProfile
 from tenants.settings.model import validate
+from tenants.settings.protobuf_message import ProtobufMessage
 from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.write_relabel import rules_json
 from tests.reference_relabel import relabelled
@@ -31,7 +32,12 @@ RENAMED = [{"source_labels": ["__name__"], "regex": "traces_(.+)", "target_label
 
 def profile(endpoints: Iterable[tuple[Receiver, list[dict[str, Any]]]], **settings: Any) -> TenantProfile:
     written = [
-        {"name": f"e{index}", "url": receiver.url, "write_relabel_configs": rules}
+        {
+            "name": f"e{index}",
+            "url": receiver.url,
+            "protobuf_message": "prometheus.WriteRequest",
+            "write_relabel_configs": rules,
+        }
         for index, (receiver, rules) in enumerate(endpoints)
     ]
     return book(overrides(acme=spans_on(remote_write=written, **settings))).get(ACME)
@@ -70,7 +76,7 @@ async def test_each_endpoint_gets_what_its_rules_leave() -> None:
     assert len(whole) > 30
     assert series(calls.bodies) == [each for each in whole if each["__name__"] == CALLS]
     assert calls.bodies == again.bodies
-    assert len(calls.bodies) == len(plain.bodies) == 2  # the second is that of the drain
+    assert len(calls.bodies) == len(plain.bodies) == 3  # zeros, values, and those of the drain
     expected = [{**each, "__name__": each["__name__"].replace("traces_", "my_")} for each in whole]
     assert sorted(map(str, series(renamed.bodies))) == sorted(map(str, expected))
 
@@ -79,7 +85,7 @@ async def test_external_labels_are_there_when_rules_are_applied() -> None:
     rules = [*ONLY_CALLS, {"source_labels": ["cluster", "span_name"], "target_label": "both"}]
     text = "metrics_generator: {registry: {external_labels: {cluster: k}}}"
     async with Receiver() as receiver:
-        endpoint = {"url": receiver.url, "write_relabel_configs": rules}
+        endpoint = {"url": receiver.url, "protobuf_message": "prometheus.WriteRequest", "write_relabel_configs": rules}
         settings = book(overrides(acme=spans_on(remote_write=[endpoint])), text).get(ACME)
         async with collecting(settings) as collector:
             await merge(collector, 0, counted(settings, "a"))
@@ -98,11 +104,10 @@ async def test_series_that_become_one_are_sent_once_and_counted() -> None:
             await merge(collector, 1, counted(settings, "a"))
             await merge(collector, 1, counted(settings, "c"))
             await collector.collect()
-            await receiver.wait_for_requests(1)
+            await receiver.wait_for_requests(2)
             assert collector.snapshot().relabel_left_out == {"collision": 2, "without_name": 0, "too_large": 0}
-    (body,) = receiver.bodies
-    ((_, sent),) = decode(body).items()
-    assert sent.samples[-1][1] == 1
+    zero, value = (sent.samples for body in receiver.bodies for sent in decode(body).values())
+    assert [points[0][1] for points in (zero, value)] == [0, 1]
 
 
 async def test_series_without_a_name_does_not_spoil_the_others() -> None:
@@ -112,9 +117,9 @@ async def test_series_without_a_name_does_not_spoil_the_others() -> None:
         async with collecting(settings) as collector:
             await merge(collector, 0, counted(settings, "a", "b"))
             await collector.collect()
-            await receiver.wait_for_requests(1)
+            await receiver.wait_for_requests(2)
             assert collector.snapshot().relabel_left_out["without_name"] == 1
-    assert [each["span_name"] for each in series(receiver.bodies)] == ["b"]
+    assert [each["span_name"] for each in series(receiver.bodies)] == ["b", "b"]
 
 
 async def test_endpoint_whose_rules_change_goes_on_with_the_new_ones() -> None:
@@ -123,13 +128,13 @@ async def test_endpoint_whose_rules_change_goes_on_with_the_new_ones() -> None:
         async with collecting(settings) as collector:
             await merge(collector, 0, counted(settings, "a"))
             await collector.collect()
-            await receiver.wait_for_requests(1)
+            await receiver.wait_for_requests(2)
             collector.use(profile([(receiver, [*ONLY_CALLS, *RENAMED])]))
             await collector.collect()
-            await receiver.wait_for_requests(2)
+            await receiver.wait_for_requests(3)
             assert collector.snapshot().endpoint.retiring == ()
     names = [{each["__name__"] for each in series([body])} for body in receiver.bodies]
-    assert names == [{CALLS}, {CALLS.replace("traces_", "my_")}]
+    assert names == [{CALLS}, {CALLS}, {CALLS.replace("traces_", "my_")}]
 
 
 def registry_of(settings: TenantProfile, *names: str) -> _engine.Registry:
@@ -145,7 +150,7 @@ def relabel(*rules: dict[str, Any]) -> _engine.Relabel | None:
 
 
 def each_collected(registry: _engine.Registry, now_ms: int, *rules: _engine.Relabel | None) -> list[list[bytes]]:
-    collected = registry.collect_each(now_ms, [], 2000, list(rules))
+    collected = registry.collect_each(now_ms, [], 2000, [(each, ProtobufMessage.V1) for each in rules])
     return [[batch.body for batch in batches] for batches, _ in collected]
 
 

@@ -10,7 +10,7 @@ ONE, TWO = ShardKey(ACME, 0, 2), ShardKey(ACME, 1, 2)
 def kept(*places: Place, key: ShardKey = ONE) -> list[SentFrame]:
     loop = asyncio.get_running_loop()
     return [
-        SentFrame(key, (key.index, key.count), b"f", b"frame", loop.create_future(), loop.create_future(), place)
+        SentFrame(key, (key.index, key.count), b"f", b"frame", loop.create_future(), loop.create_future(), 0.0, place)
         for place in places
     ]
 
@@ -57,3 +57,19 @@ async def test_what_was_put_back_is_lost_still() -> None:
     assert (held.size_bytes, frame.place) == (5, NOWHERE)
     assert held.settle({ONE: Place(9, 9)}, (ONE,)) == frames
     assert not frame.is_durable.done()
+
+
+async def test_the_oldest_request_counts_also_while_it_is_sent_again() -> None:
+    frames = kept(Place(3, 1), Place(3, 2))
+    frames[0].since_s, frames[1].since_s = 7.0, 8.0
+    held = retention(frames)
+    assert held.since_s == 7.0
+    assert held.settle({ONE: Place(3, 1)}, (ONE,)) == []
+    assert held.since_s == 8.0
+    assert held.settle({}, (ONE,)) == [frames[1]]
+    assert held.since_s == 8.0
+    held.put_back(frames[1])
+    assert held.since_s == 8.0
+    assert held.settle({}, (ONE,)) == [frames[1]]
+    held.drop(frames[1])
+    assert held.since_s is None

@@ -275,7 +275,7 @@ def test_faults_of_all_tenants_are_listed_with_lines() -> None:
     text = """
 overrides:
   a:
-    metrics_generator: {shards: 0}
+    metrics_generator: {shards: 65}
   good: {}
   b/c: {bogus: 1}
   d:

@@ -41,7 +41,7 @@ async def test_file_is_in_force_from_the_first_reading(disk: Disk) -> None:
     assert not await watched.look()
 
 
-@pytest.mark.parametrize("text", ["overrides: {acme: {metrics_generator: {shards: 0}}}", ": :", None])
+@pytest.mark.parametrize("text", ["overrides: {acme: {metrics_generator: {shards: 65}}}", ": :", None])
 def test_bad_file_at_the_start_is_fatal_and_named(disk: Disk, text: str | None) -> None:
     disk.text = text
     with pytest.raises(StartError, match="runtime file refused"):
@@ -61,7 +61,7 @@ async def test_new_content_is_announced_once(disk: Disk) -> None:
 async def test_bad_content_keeps_the_last_good_and_each_fault_is_said_once(disk: Disk) -> None:
     watched = watch(disk)
     with structlog.testing.capture_logs() as logs:
-        for shards_of_acme in (0, 0, -1):
+        for shards_of_acme in (65, 65, 66):
             disk.text = f"overrides: {{acme: {{metrics_generator: {{shards: {shards_of_acme}}}}}}}"
             assert not await watched.look()
         disk.text = None

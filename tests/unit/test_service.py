@@ -12,17 +12,22 @@ import structlog
 
 from cluster import ray_compat
 from cluster import service as service_module
+from cluster.controller import Standing
 from cluster.errors import StartError
 from cluster.face_server import FaceServer
 from cluster.gateway.gateway import Ports
 from cluster.gateway.listen import CannotListenError
 from cluster.measurements import Measurements, families
+from cluster.placement import Layout, Scale
 from cluster.runtime_watch import RuntimeWatch
 from cluster.service import MillraceService, load_runtime_file, serve
+from tenants.control.caller import Caller
+from tenants.control.problem import ProblemError
 from tenants.identity import TenantId
 from tenants.identity.token_table import TokenTable
 from tenants.settings import RuntimeFile, RuntimeOverrides, ServiceConfig
 from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
+from tenants.store.audit import AuditStore
 from tenants.store.database import Database
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.disk import PATH, Disk
@@ -43,7 +48,9 @@ class Controller:
         self.overrides = OverridesInForce()
         self.starts: list[tuple[ServiceConfig, OverridesInForce]] = []
         self.drains: list[float] = []
+        self.scale = Scale(0, 0)
         self.start_error: Exception | None = None
+        self.rescale_error: Exception | None = None
         self.drain_answer: bool | Exception = True
         self.is_away = False
         self.answers = asyncio.Event()
@@ -59,13 +66,18 @@ class Controller:
         return self.overrides.version
 
     async def start(
-        self, settings: ServiceConfig, overrides: OverridesInForce, _tokens_version: int, _tokens: TokenTable
+        self,
+        settings: ServiceConfig,
+        overrides: OverridesInForce,
+        _tokens_version: int,
+        _tokens: TokenTable,
+        scale: Scale,
     ) -> dict[str, Ports]:
         await self._answer()
         self.starts.append((settings, overrides))
         if self.start_error:
             raise self.start_error
-        self.overrides = overrides
+        self.overrides, self.scale = overrides, scale
         return {"gateway-0": Ports(4317, 4318)}
 
     async def put_overrides(self, change: OverridesChange) -> bool:
@@ -77,9 +89,19 @@ class Controller:
     async def put_tokens(self, _version: int, _tokens: TokenTable) -> None:
         await self._answer()
 
-    async def settings_in_force(self) -> tuple[int, bool]:
+    async def standing(self) -> Standing:
+        return Standing((self.version, True), await self.layout(), {})
+
+    async def rescale(self, scale: Scale) -> None:
         await self._answer()
-        return self.version, True
+        if self.rescale_error:
+            raise self.rescale_error
+        self.scale = scale
+
+    async def layout(self) -> Layout:
+        await self._answer()
+        names = tuple(f"shard-host-{index}" for index in range(self.scale.shard_hosts))
+        return Layout(self.scale.version, names, (), True)
 
     async def is_ready(self) -> bool:
         await self._answer()
@@ -406,6 +428,50 @@ async def test_watch_on_the_file_survives_its_own_bugs(ray: Ray, disk: Disk) -> 
         await until(lambda: pushed(ray) == [5])
         assert await running.stop() == 0
     assert "runtime file could not be put in force" in [line["event"] for line in logs]
+
+
+# Another number of shard hosts
+
+
+OPERATOR = Caller("token:1", "127.0.0.1")
+
+
+async def test_wish_of_an_operator_outlives_the_controller_and_is_written_down(ray: Ray) -> None:
+    running = Running(ray)
+    with silently():
+        await running.until_ready()
+        assert (await running.service.cluster())["shard_hosts"]["is_done"]
+        await running.service.rescale(3, OPERATOR)
+        await until(lambda: ray.controller.scale.shard_hosts == 3)
+        ray.restart_controller()
+        await until(lambda: ray.controller.scale.shard_hosts == 3)
+        await running.until_ready()
+        audit = AuditStore(Database.open(ray.store_url)).listed(None, None, 10)
+        assert [(entry.actor, entry.action, entry.detail) for entry in audit] == [
+            ("token:1", "cluster.rescale", {"shard_hosts": 3})
+        ]
+        assert await running.stop() == 0
+
+
+async def test_hosts_that_cannot_be_started_are_told_of_and_given_up(ray: Ray) -> None:
+    running = Running(ray)
+    with silently():
+        await running.until_ready()
+        ray.controller.rescale_error = StartError("shard-host-9 did not come up")
+        await running.service.rescale(10, OPERATOR)
+        await until(lambda: bool(running.service._scale.problem))
+        ray.controller.rescale_error = None
+        await until(lambda: ray.controller.scale == running.service._scale.scale)
+        scaled = (await running.service.cluster())["shard_hosts"]
+        assert (scaled["wanted"], scaled["problem"]) == (0, "shard-host-9 did not come up")
+        assert await running.stop() == 0
+
+
+async def test_service_that_is_not_running_is_not_rescaled(ray: Ray) -> None:
+    with pytest.raises(ProblemError, match="starting or draining"):
+        await service(ray).rescale(3, OPERATOR)
+    scaled = await service(ray).cluster()
+    assert (scaled["shard_hosts"]["running"], scaled["shard_hosts"]["is_done"]) == ([], False)
 
 
 # The whole process

@@ -105,7 +105,8 @@ def test_endpoint_defaults_are_the_documented_ones() -> None:
     (endpoint,) = config("remote_write: [{url: http://h/}]").remote_write
     assert endpoint.remote_timeout == Duration.parse("30s")
     assert endpoint.max_samples_per_send == 2000
-    assert endpoint.queue_max_bytes == 64 * 1024 * 1024
+    assert (endpoint.queue_max_bytes, endpoint.queue_memory_bytes) == (256 << 20, 16 << 20)
+    assert (endpoint.max_sample_age, endpoint.max_lanes) == (Duration.parse("2h"), 4)
     assert (endpoint.min_backoff, endpoint.max_backoff) == (Duration.parse("30ms"), Duration.parse("5s"))
     assert endpoint.headers == {}
 
@@ -149,7 +150,10 @@ def test_scalars_in_the_example_of_defaults_are_the_built_in_values() -> None:
     for key, value in _example_values(defaults.ingestion).items():
         assert key in without_use or value == getattr(built_in.ingestion, key), key
     for key, value in _example_values(generator).items():
-        if key != "ring_size":
+        if key == "shards":
+            # A size by the tenant's rate.
+            assert (value, built_in.shards) == (0, 1)
+        elif key != "ring_size":
             assert value == (histograms[key] if key in histograms else getattr(built_in, key)), key
     for name in ("span_metrics", "service_graphs", "host_info"):
         for key, value in _example_values(getattr(generator.processor, name)).items():

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.errors import StartError
 from cluster.face_server import FaceServer
 from cluster.measurements import Measurements
+from cluster.page_tenants import PageTenants
 from cluster.service_face import service_router
 from cluster.version import VERSION
 from tenants.api.access import Guard, guarded
@@ -43,7 +44,7 @@ class Service:
         return {"version": VERSION, "state": "running"}
 
 
-def application(service: Service, *, inspect_is_open: bool = True) -> FastAPI:
+def application(service: Service, *, inspect_is_open: bool = True, max_tenants: int = 1_000) -> FastAPI:
     """The routes of the service behind the guard of the API."""
     authenticator = Authenticator(lambda: 0)
     authenticator.put_tokens(1, TokenTable())
@@ -51,7 +52,7 @@ def application(service: Service, *, inspect_is_open: bool = True) -> FastAPI:
     app = FastAPI(dependencies=[Depends(guarded)], docs_url=None, openapi_url=None)
     app.state.guard = Guard(identification, inspect_is_open=inspect_is_open)
     add_problem_handlers(app)
-    app.include_router(service_router(service))
+    app.include_router(service_router(service, PageTenants(max_tenants)))
     return app
 
 
@@ -103,6 +104,7 @@ async def test_status_tells_how_each_tenant_is_doing() -> None:
     assert list(status["tenants"]) == ["a", "b"]
     tenant = status["tenants"]["a"]
     endpoint_figures = tenant.pop("endpoints")[0]
+    assert tenant.pop("retiring_endpoints") == []
     assert tenant == {
         "active_series": 7,
         "series_limited": 1,

@@ -52,7 +52,7 @@ def disturb(tenant: HandedOver, data: st.DataObject, now_ns: int, counts: list[i
             tenant.rescale(data.draw(st.sampled_from(counts)), now_ns)
         case "repeat" if tenant.flushed or tenant.unflushed:
             sent = data.draw(st.sampled_from(tenant.flushed + tenant.unflushed))
-            assert not any(tenant.send(replace(sent, now_ns=now_ns)))
+            tenant.send(replace(sent, now_ns=now_ns))
         case "restart":
             tenant.restart_collector()
 
@@ -77,6 +77,20 @@ def live(script: Script, tenant: HandedOver, data: st.DataObject, counts: list[i
                 assert_same(tenant.durable.collect(), without_exemplars, script.plan)
     assert_counters_alike(tenant, calm)  # type: ignore[arg-type]  # a model has the same counters
     assert tenant.mirror.stats()["open_edges"] == sum(shard.stats()["open_edges"] for shard in tenant.shards)
+    assert_ledgers_alike(tenant, calm)
+
+
+def assert_ledgers_alike(tenant: HandedOver, calm: EngineDriver) -> None:
+    """Check that both ledgers tell the same, but for what came again."""
+    for driver in (calm, tenant):
+        driver.flush(calm.now_ns)
+    told = tenant.registry.ledger_totals()
+    again = told.pop(("gateway", "duplicate"), 0)
+    assert (tenant.ledger.closes, again >= 0) == (True, True)
+    told["gateway", "received"] = told.get(("gateway", "received"), 0) - again
+    expected = calm.registry.ledger_totals()
+    assert {outcome: spans for outcome, spans in told.items() if spans} == expected
+    assert tenant.durable.registry.ledger() == tenant.registry.ledger()
 
 
 @given(script=scripts(MANY_ITEMS, odd_ids=False), shards=st.sampled_from(COUNTS), data=st.data())
@@ -105,6 +119,7 @@ def settings_of(span_metrics: dict[str, Any] | None, **graphs: Any) -> dict[str,
 EDGES = settings_of(None, wait_s=10.0, dimensions=["tier"])
 CALLS = settings_of(span_metrics_plan())
 CALL = request(batch({"service.name": "shop"}, span(kind=CLIENT, end_ns=NOW_NS, attributes={"tier": "front"})))
+CALL_WITHOUT_TIER = request(batch({"service.name": "shop"}, span(kind=CLIENT, end_ns=NOW_NS)))
 ANSWER = request(
     batch({"service.name": "stock"}, span(kind=SERVER, span_id=b"\x02" * 8, parent=b"\x01" * 8, end_ns=NOW_NS))
 )
@@ -131,10 +146,12 @@ class Tenant:
         self.shard = Shard(self.plan, deduplication_window_ns=self.window_ns, state=state)
 
     def apply(self, sent: Any, now_ns: int = NOW_NS) -> bool:
-        """Split a request and count it; return whether that was news."""
+        """Split a request and count it; return whether it is one more that is known."""
         body = sent.SerializeToString()
         ((_, frame),) = split(body, self.plan, 1, NOW_NS).frames
-        return self.shard.apply(frame, now_ns, fingerprint=fingerprint(body))
+        known = self.shard.stats()["fingerprints"]
+        self.shard.apply(frame, now_ns, fingerprint=fingerprint(body))
+        return self.shard.stats()["fingerprints"] > known
 
     def flush(self, now_ns: int = NOW_NS) -> bytes:
         record = self.shard.flush(now_ns)
@@ -153,27 +170,61 @@ class Tenant:
         return [key for key in keys if key.pop("__name__") == name]
 
 
+MINUTE_NS = 60 * SECOND_NS
+WINDOW_MINUTES = WINDOW_NS // MINUTE_NS
+
+
+def other_call(number: int) -> Any:
+    """Return a request that is like no other."""
+    return request(batch({"service.name": "shop"}, span(trace_id=number.to_bytes(16), end_ns=NOW_NS)))
+
+
 def test_request_that_comes_again_is_counted_once_until_the_window_is_over() -> None:
     tenant = Tenant(CALLS)
     assert tenant.apply(CALL)
     assert not tenant.apply(CALL)
     assert tenant.shard.stats()["fingerprints"] == 1
     tenant.flush()
+    for minute in range(1, WINDOW_MINUTES + 1):
+        assert tenant.apply(other_call(minute), NOW_NS + minute * MINUTE_NS)
+        tenant.flush(NOW_NS + minute * MINUTE_NS)
     tenant.begin(NOW_NS + WINDOW_NS)
     assert not tenant.apply(CALL, NOW_NS + WINDOW_NS)
-    assert tenant.mirror.stats()["fingerprints"] == 1
+    assert tenant.mirror.stats()["fingerprints"] == 1 + WINDOW_MINUTES
     later_ns = NOW_NS + WINDOW_NS + 2 * SECOND_NS
     tenant.begin(later_ns)
-    assert tenant.mirror.stats()["fingerprints"] == 0
+    assert tenant.mirror.stats()["fingerprints"] == WINDOW_MINUTES
     assert tenant.apply(CALL, later_ns)
+
+
+def test_request_is_known_however_long_nobody_counted_for_its_range() -> None:
+    tenant = Tenant(CALLS)
+    tenant.apply(CALL)
+    # It is safe so late, and its shard is lost before anybody hears of it.
+    tenant.flush(NOW_NS + 2 * WINDOW_NS)
+    for later in (5, 50):
+        tenant.begin(NOW_NS + later * WINDOW_NS)
+        assert not tenant.apply(CALL, NOW_NS + later * WINDOW_NS)
 
 
 def test_shard_forgets_requests_itself() -> None:
     tenant = Tenant(CALLS)
     tenant.apply(CALL)
-    later_ns = NOW_NS + WINDOW_NS + 2 * SECOND_NS
-    tenant.flush(later_ns)
-    assert tenant.shard.stats()["fingerprints"] == tenant.shard.stats()["fingerprints_dropped"] == 0
+    for minute in range(1, WINDOW_MINUTES + 2):
+        tenant.apply(other_call(minute), NOW_NS + minute * MINUTE_NS)
+        tenant.flush(NOW_NS + minute * MINUTE_NS)
+    assert tenant.shard.stats()["fingerprints"] == WINDOW_MINUTES + 1
+    assert tenant.shard.stats()["fingerprints_dropped"] == 0
+
+
+def test_time_that_is_held_does_not_make_a_shard_forget() -> None:
+    tenant = Tenant(CALLS)
+    for minute in range(3 * WINDOW_MINUTES):
+        now_ns = NOW_NS + minute * MINUTE_NS
+        tenant.apply(other_call(1 + minute), now_ns)
+        tenant.shard.hold_fingerprints(now_ns - MINUTE_NS, now_ns)
+        tenant.flush(now_ns)
+    assert not tenant.apply(other_call(1), now_ns)
 
 
 def test_without_a_fingerprint_nothing_is_remembered() -> None:
@@ -265,6 +316,30 @@ def test_dimension_of_an_edge_finds_its_slot_under_other_settings(changes_at: st
     assert tenant.series("traces_service_graph_request_total") == [
         {"client": "shop", "server": "stock", "tier": "front"}
     ]
+    assert tenant.mirror.stats()["open_edges"] == 0
+
+
+def receiver(service: str, number: int, **attributes: str) -> Any:
+    """Return the request with a server's span that answers ``CALL``."""
+    one = span(kind=SERVER, span_id=bytes([number]) * 8, parent=b"\x01" * 8, end_ns=NOW_NS, attributes=attributes)
+    return request(batch({"service.name": service}, one))
+
+
+@pytest.mark.parametrize("every_receiver_in", ["the same shard", "successors"])
+def test_client_that_was_answered_stays_for_further_receivers(every_receiver_in: str) -> None:
+    tenant = Tenant(settings_of(None, wait_s=10.0, dimensions=["tier"], count_every_receiver=True))
+    # The first one has no name: it waits with the client for one that has, and leaves it nothing else.
+    for sent in (receiver("", 2, tier="back"), CALL_WITHOUT_TIER, receiver("stock", 3), receiver("bill", 4)):
+        tenant.apply(sent)
+        tenant.flush()
+        if every_receiver_in == "successors":
+            tenant.begin(NOW_NS)
+    tenant.flush(NOW_NS + 10 * SECOND_NS)
+    assert sorted(tenant.series("traces_service_graph_request_total"), key=lambda labels: labels["server"]) == [
+        {"client": "shop", "server": "bill"},
+        {"client": "shop", "server": "stock", "tier": "back"},
+    ]
+    assert tenant.registry.stats()["edges"] == 2
     assert tenant.mirror.stats()["open_edges"] == 0
 
 

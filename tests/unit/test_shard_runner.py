@@ -4,7 +4,7 @@ import pytest
 
 from tenants import _engine
 from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
-from tenants.processing.frame_group import FrameGroup
+from tenants.processing.frame_group import FrameGroup, FrameHead
 from tenants.processing.profile import TenantProfile
 from tenants.processing.shard_runner import MAX_OUTBOX, ShardRunner
 from tests.unit.tenant_work import (
@@ -23,6 +23,7 @@ from tests.unit.tenant_work import (
 
 KEY = ShardKey(ACME, 0, 1)
 EPOCH = 7
+MINUTE_NS = 60 * SECOND_NS
 
 
 def profile(**generator: Any) -> TenantProfile:
@@ -57,11 +58,11 @@ class Tenant:
     def flush(self, *, at_ns: int = NOW_NS) -> tuple[FlushRecord, ...]:
         return self.runner.flush(Place(self.epoch, self.merged), self.profile, at_ns)
 
-    def merge(self, records: tuple[FlushRecord, ...]) -> None:
+    def merge(self, records: tuple[FlushRecord, ...], *, at_ns: int = NOW_NS) -> None:
         for record in records:
             if record.place.epoch == self.epoch and record.place.sequence == self.merged + 1:
                 self.registry.merge(self.epoch, record.data, NOW_NS)
-                self.mirror.apply(KEY.index, KEY.count, record.data, NOW_NS)
+                self.mirror.apply(KEY.index, KEY.count, record.data, at_ns)
                 self.merged += 1
 
     def begin_successor(self, at_ns: int = NOW_NS) -> None:
@@ -142,17 +143,19 @@ def test_place_of_a_frame_is_the_record_that_will_hold_it() -> None:
     assert tenant.runner.durable == Place(EPOCH, 1)
 
 
-def test_request_that_comes_again_is_counted_once_and_is_where_it_was_counted() -> None:
+def test_request_that_comes_again_is_counted_once_and_in_the_ledger_of_the_next_record() -> None:
     tenant = Tenant()
     frames = group(PLAIN, "a")
     assert tenant.apply_group(frames) == tenant.apply_group(frames) == Place(EPOCH, 1)
     tenant.merge(tenant.flush())
-    assert tenant.apply_group(frames) == Place(EPOCH, 1)
+    # Its ledger is not in the record before.
+    assert tenant.apply_group(frames) == Place(EPOCH, 2)
     tenant.apply("b")
-    # Not the record before: that may be of a time before the request was counted.
     assert tenant.apply_group(frames) == Place(EPOCH, 2)
     tenant.merge(tenant.flush())
     assert tenant.calls() == {"a": 1, "b": 1}
+    totals = tenant.registry.ledger_totals()
+    assert (totals["gateway", "received"], totals["gateway", "duplicate"]) == (5, 3)
 
 
 def test_request_is_forgotten_after_a_while() -> None:
@@ -160,9 +163,41 @@ def test_request_is_forgotten_after_a_while() -> None:
     frames = group(PLAIN, "a")
     tenant.apply_group(frames)
     tenant.merge(tenant.flush())
-    tenant.apply_group(frames, NOW_NS + 601 * SECOND_NS)
-    tenant.merge(tenant.flush(at_ns=NOW_NS + 601 * SECOND_NS))
-    assert tenant.calls() == {"a": 2}
+    for minute in range(1, 12):
+        tenant.apply("b", at_ns=NOW_NS + minute * MINUTE_NS)
+        tenant.merge(tenant.flush(at_ns=NOW_NS + minute * MINUTE_NS))
+    tenant.apply_group(frames, NOW_NS + 11 * MINUTE_NS)
+    tenant.merge(tenant.flush(at_ns=NOW_NS + 11 * MINUTE_NS))
+    assert tenant.calls() == {"a": 2, "b": 11}
+
+
+@pytest.mark.parametrize("is_pulled", [True, False], ids=["journal away", "collector away"])
+def test_request_is_known_while_what_was_counted_waits_for_the_journal(is_pulled: bool) -> None:
+    tenant = Tenant()
+    frames = group(PLAIN, "a")
+    tenant.apply_group(frames)
+    waiting = tenant.flush()
+    if not is_pulled:
+        # Journalled, but its shard has not heard of it.
+        tenant.merge(waiting)
+    for minute in range(1, 61):
+        tenant.apply("b", at_ns=NOW_NS + minute * MINUTE_NS)
+        if is_pulled:
+            tenant.flush(at_ns=NOW_NS + minute * MINUTE_NS)
+    later_ns = NOW_NS + 60 * MINUTE_NS
+    # Everything is journalled at once, and whoever sent the first request hears of it a little later.
+    while records := tenant.flush(at_ns=later_ns):
+        tenant.merge(records, at_ns=later_ns)
+        later_ns += SECOND_NS
+    later_ns += 5 * MINUTE_NS
+    tenant.apply("b", at_ns=later_ns)
+    tenant.merge(tenant.flush(at_ns=later_ns), at_ns=later_ns)
+    tenant.apply_group(frames, later_ns)
+    tenant.merge(tenant.flush(at_ns=later_ns), at_ns=later_ns)
+    tenant.begin_successor(later_ns + SECOND_NS)
+    tenant.apply_group(frames, later_ns + SECOND_NS)
+    tenant.merge(tenant.flush(at_ns=later_ns + SECOND_NS))
+    assert tenant.calls() == {"a": 1, "b": 61}
 
 
 # Successors
@@ -176,7 +211,7 @@ def test_successor_knows_what_was_journalled_and_counts_the_rest_when_it_comes_a
     tenant.apply_group(second)
     tenant.flush()  # lost on its way
     tenant.begin_successor()
-    assert tenant.apply_group(first) == Place(EPOCH + 1, 0)
+    assert tenant.apply_group(first) == Place(EPOCH + 1, 1)
     assert tenant.apply_group(second) == Place(EPOCH + 1, 1)
     tenant.merge(tenant.flush())
     assert tenant.calls() == {"a": 1, "b": 1}
@@ -292,3 +327,22 @@ def test_shard_that_has_forgotten_its_series_does_not_retire_before_their_last_r
     while tenant.flush(at_ns=late):
         tenant.merge(tenant.flush(at_ns=late))
     assert tenant.runner.retire_if_idle(late)
+
+
+def test_what_comes_again_to_a_part_of_its_range_waits_for_no_record() -> None:
+    """The ledger tells of a duplicate in the range of its trace, and nowhere else."""
+    tenant = Tenant()
+    trace_id = b"\x01" * 16
+    frames = group(PLAIN, body=request(spans=[span("a", trace_id=trace_id)]))
+    (head,) = frames.heads
+    tenant.apply_group(frames)
+    tenant.merge(tenant.flush())
+    of_trace = _engine.trace_hash(trace_id) >> 63
+    for index in range(2):
+        key = ShardKey(ACME, index, 2)
+        half = ShardRunner(key, Claimed(EPOCH + 1, tenant.mirror.claim(index, 2, NOW_NS)), PLAIN, NOW_NS)
+        again = FrameHead(key, (0, 1), head.fingerprint, head.length)
+        place = half.apply(again, memoryview(frames.payload), PLAIN, NOW_NS)
+        assert half.durable == Place(EPOCH + 1, 0)
+        assert place == Place(EPOCH + 1, int(index == of_trace))
+        assert len(half.flush(None, PLAIN, NOW_NS)) == int(index == of_trace)

@@ -1,3 +1,4 @@
+import contextlib
 import pickle
 import sqlite3
 import stat
@@ -17,6 +18,7 @@ from tenants.store.documents import DocumentStore
 from tenants.store.errors import (
     RevisionConflict,
     SchemaTooNewError,
+    StoreDamaged,
     StoreError,
     StoreUnavailable,
     StoreUrlError,
@@ -185,7 +187,9 @@ class TestSqliteFile:
 
     def test_that_others_could_read_is_closed_to_them(self, tmp_path: Path, open_database: OpenDatabase) -> None:
         path = tmp_path / "millrace.db"
-        path.touch(0o644)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        path.chmod(0o644)
         open_database(f"sqlite:///{path}")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -204,6 +208,18 @@ class TestSqliteFile:
         path.write_text("no database " * 100)
         with pytest.raises(StoreUnavailable, match="file is not a database"):
             Database.open(f"sqlite:///{path}")
+
+    def test_that_is_empty_is_not_taken_for_a_new_one(self, tmp_path: Path, open_database: OpenDatabase) -> None:
+        path = tmp_path / "millrace.db"
+        url = f"sqlite:///{path}"
+        open_database(url).close()
+        assert path.stat().st_size > 0
+        path.write_bytes(b"")
+        with pytest.raises(StoreDamaged, match=r"millrace\.db: the file is empty.*backup.*delete it"):
+            Database.open(url)
+        assert [found.name for found in tmp_path.iterdir()] == ["millrace.db"]
+        path.unlink()
+        open_database(url)
 
     def test_below_something_that_is_no_directory_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

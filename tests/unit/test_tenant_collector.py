@@ -36,7 +36,7 @@ def clock(bench: Bench) -> StandingClock:
 
 
 def profile(*urls: str, generator: dict[str, Any] | None = None, **settings: Any) -> TenantProfile:
-    endpoints = {"remote_write": [{"url": url} for url in urls]}
+    endpoints = {"remote_write": [{"url": url, "protobuf_message": "prometheus.WriteRequest"} for url in urls]}
     entry = spans_on(**endpoints, **settings) if generator is None else {**endpoints, **generator}
     return book(overrides(acme=entry)).get(ACME)
 
@@ -70,9 +70,9 @@ def encoding(collector: TenantCollector) -> Iterator[threading.Event]:
     finish = threading.Event()
 
     class Slow:
-        def collect_each(self, *arguments: Any) -> Any:
+        def collect_each(self, *arguments: Any, **named: Any) -> Any:
             assert finish.wait(10)
-            return registry.collect_each(*arguments)
+            return registry.collect_each(*arguments, **named)
 
         def __getattr__(self, name: str) -> Any:
             assert finish.is_set(), f"{name} waits for the registry in the event loop"
@@ -104,13 +104,16 @@ async def test_series_are_sent_at_the_tenants_interval(bench: Bench, clock: Stan
             for source, shard in enumerate(shards):
                 assert await merge(collector, source, shard.record("a", "b"))
             await clock.pass_by(20)  # its phase is somewhere within the interval
-            await receiver.wait_for_requests(2)
+            await receiver.wait_for_requests(3)
             assert await merge(collector, 0, shards[0].record("b"))
             await clock.pass_by(10)
-            await receiver.wait_for_requests(3)
-            assert calls(receiver.bodies[:1]) == {"a": 2, "b": 2}
-            assert calls(receiver.bodies[2:]) == {"a": 2, "b": 3}
-            sent = times(receiver.bodies)
+            await receiver.wait_for_requests(4)
+            # Zeros have a request of their own, before all.
+            zeros, *bodies = receiver.bodies
+            assert calls([zeros]) == {"a": 0, "b": 0}
+            assert calls(bodies[:1]) == {"a": 2, "b": 2}
+            assert calls(bodies[2:]) == {"a": 2, "b": 3}
+            sent = times(bodies)
             assert [later - earlier for earlier, later in pairwise(sent)] == [10_000, 10_000]
             assert 0 < sent[0] - START_MS <= 10_000
             await until(lambda: collector.snapshot().collections == 3)
@@ -152,7 +155,7 @@ async def test_timestamps_grow_whatever_the_clock_does(bench: Bench, clock: Stan
             await collector.collect()
             clock.time_ms += 120_000
             await collector.collect()
-            await receiver.wait_for_requests(4)
+            await receiver.wait_for_requests(5)
     sent = times(receiver.bodies)
     assert sent == sorted(set(sent))
     assert sent[0] > START_MS
@@ -230,9 +233,8 @@ async def test_collection_that_has_begun_is_finished_before_the_end(bench: Bench
                 await end
             assert collector.snapshot().collections == (2 if way == "drain" else 1)
     if way == "drain":
-        assert calls(receiver.bodies[:1]) == calls(receiver.bodies[1:]) == {"a": 1}
         # The zero sample of a new series is encoded only once.
-        assert {len(series.samples) for series in decode(receiver.bodies[0]).values()} == {2}
+        assert [calls([body]) for body in receiver.bodies] == [{"a": 0}, {"a": 1}, {"a": 1}]
 
 
 # Settings
@@ -270,7 +272,7 @@ async def test_only_what_changed_is_touched(bench: Bench) -> None:
                 # What was counted under the former plan is sent before the registry goes on with this one.
                 assert registry.called == []
                 # None of this disturbed what was on its way.
-                assert [each.pending_batches for each in collector.snapshot().endpoint.endpoints] == [1]
+                assert [each.pending_batches for each in collector.snapshot().endpoint.endpoints] == [2]
                 assert collector.snapshot().endpoint.retiring == ()
                 collector.use(profile(receiver.url + "/other", collection_interval="30s", max_active_series=3))
             assert len(collector.snapshot().endpoint.retiring) == 1
@@ -292,10 +294,10 @@ async def test_series_of_a_processor_that_is_switched_off_end_and_the_tenant_is_
             assert not collector.is_finished  # its series have not ended yet
             await collector.collect()
             await collector.collect()
-            await receiver.wait_for_requests(3)
+            await receiver.wait_for_requests(4)
             await until(lambda: collector.is_finished)
-    assert calls(receiver.bodies[1:2]) == {"a": 1}
-    assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[2]).values())
+    assert [calls([body]) for body in receiver.bodies[:3]] == [{"a": 0}, {"a": 1}, {"a": 1}]
+    assert all(is_stale_marker(series.samples[-1][1]) for series in decode(receiver.bodies[3]).values())
 
 
 async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(bench: Bench) -> None:
@@ -312,7 +314,7 @@ async def test_tenant_is_not_finished_while_an_endpoint_has_something_to_send(be
             assert not collector.is_finished
             receiver.release()
             await until(lambda: collector.is_finished)
-    assert len(receiver.requests) == 3
+    assert len(receiver.requests) == 4
 
 
 async def test_tenant_that_generates_is_never_finished(bench: Bench) -> None:
@@ -325,8 +327,8 @@ async def test_external_labels_and_size_of_batches_are_the_tenants(bench: Bench)
         text = "metrics_generator: {registry: {external_labels: {cluster: x}, inject_tenant_id_as: tenant}}"
         entry = spans_on(
             remote_write=[
-                {"url": receiver.url, "max_samples_per_send": 40},
-                {"url": receiver.url + "/2", "max_samples_per_send": 90},
+                {"url": receiver.url, "max_samples_per_send": 40, "protobuf_message": "prometheus.WriteRequest"},
+                {"url": receiver.url + "/2", "max_samples_per_send": 90, "protobuf_message": "prometheus.WriteRequest"},
             ]
         )
         settings = book(overrides(acme=entry), text).get(ACME)
@@ -375,10 +377,9 @@ async def test_collection_that_is_disabled_sends_nothing_and_ends_what_is_stale(
             collector.use(settings)
             await merge(collector, 0, shard.record("a"))
             await collector.collect()
-            await receiver.wait_for_requests(1)
+            await receiver.wait_for_requests(2)
             assert collector.snapshot().collections == 3
-    assert len(receiver.requests) == 1
-    assert calls(receiver.bodies) == {"a": 2}
+    assert [calls([body]) for body in receiver.bodies] == [{"a": 0}, {"a": 2}]
 
 
 async def test_collection_is_disabled_from_the_next_one_on(bench: Bench) -> None:
@@ -391,10 +392,10 @@ async def test_collection_is_disabled_from_the_next_one_on(bench: Bench) -> None
                 collector.use(profile(receiver.url, disable_collection=True))
                 finish.set()
                 await collection
-            await receiver.wait_for_requests(1)
+            await receiver.wait_for_requests(2)
             await collector.collect()
             assert await collector.drain(10)
-    assert len(receiver.requests) == 1
+    assert len(receiver.requests) == 2
 
 
 # Figures
@@ -469,7 +470,10 @@ async def test_drain_keeps_to_its_deadline_and_says_that_something_is_left(bench
             await merge(collector, 0, Shard(settings).record("a"))
             async with asyncio.timeout(5):
                 assert not await collector.drain(0.05)
-            assert sum(collector.snapshot().endpoint.endpoints[0].samples_failed.values()) > 0
+            (endpoint,) = collector.snapshot().endpoint.endpoints
+            assert (endpoint.samples_failed, endpoint.pending_batches) == ({}, 2)
+            # It is there for who comes after.
+            assert len(bench.store.backlog.index(ACME)) == 1
 
 
 async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
@@ -481,10 +485,10 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
         failures: list[Exception] = [RuntimeError("bug"), RuntimeError("bug")]
 
         class Failing:
-            def collect_each(self, *arguments: Any) -> Any:
+            def collect_each(self, *arguments: Any, **named: Any) -> Any:
                 if failures:
                     raise failures.pop()
-                return registry.collect_each(*arguments)
+                return registry.collect_each(*arguments, **named)
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(registry, name)

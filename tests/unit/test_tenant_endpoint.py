@@ -8,6 +8,7 @@ import structlog
 
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
+from tenants.endpoint.encoding import Encoding
 from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint
@@ -50,8 +51,8 @@ async def test_every_endpoint_gets_every_batch_and_a_dead_one_holds_up_nobody(ar
     async with Receiver() as one, Receiver() as two, Receiver(otherwise=Hang()) as dead:
         configs = [EndpointConfig(each.url, name=name) for each, name in ((one, "1"), (dead, "x"), (two, "2"))]
         async with serving(configs, around) as endpoint:
-            endpoint.submit([batch(1), batch(2)])
-            endpoint.submit([batch(3)])
+            endpoint.submit({Encoding(): [batch(1), batch(2)]})
+            endpoint.submit({Encoding(): [batch(3)]})
             await one.wait_for_requests(3)
             await two.wait_for_requests(3)
             await until(lambda: sum(each.samples_sent for each in endpoint.snapshot().endpoints) == 60)
@@ -70,10 +71,10 @@ async def test_without_endpoint_samples_are_counted_as_discarded_and_this_is_sai
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         async with serving([], around) as endpoint:
-            endpoint.submit([])
+            endpoint.submit({Encoding(): []})
             assert logs == []
             for number in range(3):
-                endpoint.submit([batch(number), batch(number)])
+                endpoint.submit({Encoding(): [batch(number), batch(number)]})
                 endpoint.reconfigure([])
             assert await endpoint.drain(0)
             assert endpoint.snapshot().samples_discarded == {"no_endpoint": 60}
@@ -84,13 +85,13 @@ async def test_unchanged_and_changed_endpoints_keep_their_queues(around: Surroun
     async with Receiver([Hold()]) as same, Receiver([Hold()]) as changed, Receiver() as new:
         before = [with_token(same.url, "a"), with_token(changed.url, "b")]
         async with serving(before, around) as endpoint:
-            endpoint.submit([batch(1), batch(2)])
+            endpoint.submit({Encoding(): [batch(1), batch(2)]})
             await same.wait_for_requests(1)
             await changed.wait_for_requests(1)
             endpoint.reconfigure(
                 [with_token(new.url, "c"), with_token(changed.url, "rotated"), with_token(same.url, "a")]
             )
-            endpoint.submit([batch(3)])
+            endpoint.submit({Encoding(): [batch(3)]})
             same.release()
             changed.release()
             assert await endpoint.drain(10)
@@ -107,10 +108,10 @@ async def test_removed_endpoint_sends_what_waited_and_nothing_newer(around: Surr
     async with Receiver([Hold()]) as removed, Receiver() as kept:
         configs = [with_token(removed.url, "a"), with_token(kept.url, "b")]
         async with serving(configs, around) as endpoint:
-            endpoint.submit([batch(1), batch(2)])
+            endpoint.submit({Encoding(): [batch(1), batch(2)]})
             await removed.wait_for_requests(1)
             endpoint.reconfigure(configs[1:])
-            endpoint.submit([batch(3)])
+            endpoint.submit({Encoding(): [batch(3)]})
             assert [each.pending_samples for each in endpoint.snapshot().retiring] == [20]
             assert not await endpoint.drain(0.05)
             removed.release()
@@ -124,7 +125,7 @@ async def test_removed_endpoint_that_does_not_drain_is_closed_at_the_deadline(ar
         async with Receiver(otherwise=Hang()) as removed:
             config = EndpointConfig(removed.url)
             async with serving([config], around, retire_deadline_s=0.1) as endpoint:
-                endpoint.submit([batch(1), batch(2)])
+                endpoint.submit({Encoding(): [batch(1), batch(2)]})
                 endpoint.reconfigure([])
                 assert await endpoint.drain(5)  # given up, not sent
                 await until(lambda: not endpoint.snapshot().retiring)
@@ -138,9 +139,9 @@ async def test_of_two_endpoints_with_one_url_the_one_with_the_same_settings_is_k
     async with Receiver() as receiver:
         first, second = with_token(receiver.url, "first"), with_token(receiver.url, "second")
         async with serving([first], around) as endpoint:
-            endpoint.submit([batch(1)])
+            endpoint.submit({Encoding(): [batch(1)]})
             endpoint.reconfigure([first, second])
-            endpoint.submit([batch(2)])
+            endpoint.submit({Encoding(): [batch(2)]})
             assert await endpoint.drain(10)
             assert [each.samples_sent for each in endpoint.snapshot().endpoints] == [20, 10]
             endpoint.reconfigure([second])
@@ -152,7 +153,7 @@ async def test_close_counts_and_stops_the_retiring_too(around: Surroundings) -> 
         async with Receiver(otherwise=Hang()) as one, Receiver(otherwise=Hang()) as two:
             configs = [EndpointConfig(one.url), EndpointConfig(two.url)]
             async with serving(configs, around) as endpoint:
-                endpoint.submit([batch(1)])
+                endpoint.submit({Encoding(): [batch(1)]})
                 await one.wait_for_requests(1)
                 endpoint.reconfigure(configs[1:])
                 async with asyncio.timeout(2):

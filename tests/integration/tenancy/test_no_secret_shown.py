@@ -268,7 +268,7 @@ async def commands(service: MillraceProcess) -> AsyncIterator[tuple[str, str]]:
     for tenant in (*TENANTS, "stranger"):
         for form in ((), ("--json",)):
             yield f"config effective {tenant}", await service.command("config", "effective", tenant, *form)
-    yield "token list", await service.command("token", "list")
+    yield "token list", await service.command("tokens", "list")
 
 
 @case(125)
