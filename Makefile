@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 ENGINE := $(shell find tenants/engine/src -name '*.rs') tenants/engine/Cargo.toml tenants/engine/Cargo.lock
 FUZZ_SECONDS ?= 60
+# Integration tests wait more than they compute.
+WORKERS ?= 2
 SOAK_KILLS ?= 100
+SOAK_SECONDS ?= 1800
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tenants/engine/fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-engine soak fuzz lint format docs bench clean
+.PHONY: help install run test test-engine soak fuzz lint format docs alerts pictures bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,11 +41,11 @@ run: $(STAMPS)/run ## Run the demo: live traffic in, metrics out
 
 test: $(STAMPS)/test test-engine ## Run the whole suite
 	.ci/system-packages
-	PATH="$(CURDIR)/$(STAMPS)/bin:$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(STAMPS)/bin:$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-soak: $(STAMPS)/test ## Kill processes under load for half an hour, with SQLite and with PostgreSQL: SOAK_KILLS (100) each
+soak: $(STAMPS)/test ## Kill processes under load, SOAK_KILLS (100) with each journal, then restart both sides of remote write for SOAK_SECONDS (1800)
 	.ci/system-packages
-	MILLRACE_CHAOS_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest -s tests/chaos
+	MILLRACE_CHAOS_KILLS=$(SOAK_KILLS) MILLRACE_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/chaos
 
 test-engine:
 	cd tenants/engine && cargo test --quiet
@@ -77,12 +80,30 @@ docs: $(STAMPS)/run ## Write docs/settings.md from the schema of the settings
 	$(BIN)/python -m tenants.settings.reference > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
-bench: $(STAMPS)/test ## Measure spans per CPU-second, memory, settings of many tenants, the journal, and all end to end
+# kustomize cannot put a file into an object, and promtool and rule_files want the rules alone.
+alerts: ## Write k8s/alerts/prometheus-rules.yaml from the rule files beside it
+	for rules in k8s/alerts/*.rules.yaml; do \
+	    printf -- '---\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n' && \
+	    printf 'metadata: {name: millrace-%s}\nspec:\n' "$$(basename $$rules .rules.yaml)" && \
+	    sed 's/^\(.\)/  \1/' $$rules || exit 1; \
+	done > k8s/alerts/prometheus-rules.yaml.new
+	mv k8s/alerts/prometheus-rules.yaml.new k8s/alerts/prometheus-rules.yaml
+
+pictures: $(STAMPS)/test ## Take the pictures in the documentation anew, of the running demo
+	.ci/system-packages
+	$(BIN)/python -m tests.console.pictures
+
+bench: $(STAMPS)/test ## Measure the engine, memory, remote writes, settings, the journal, dead endpoints, floods, ten thousand tenants, exactness, and all end to end
 	.ci/system-packages
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.remote_write
 	$(BIN)/python -m bench.settings
 	$(BIN)/python -m bench.journal
+	$(BIN)/python -m bench.bulkheads
+	$(BIN)/python -m bench.fairness
+	$(BIN)/python -m bench.many_tenants
+	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.end_to_end
 
 clean: ## Remove what was installed and compiled

@@ -8,6 +8,7 @@ spans and edges that were acknowledged.
 
 import argparse
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import psutil
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from bench.report import print_result
 from bench.shapes import SHAPES, SPANS_PER_REQUEST, Shape
@@ -34,6 +37,8 @@ REQUESTS = 40
 IN_FLIGHT = 32
 START_TIMEOUT_S = 60
 ARRIVAL_TIMEOUT_S = 60
+UNLIMITED = 2**62
+AGAIN_S = 0.1
 
 
 class Receiver:
@@ -87,12 +92,14 @@ class Service:
             "metrics_generator": {"processor": {"service_graphs": {"max_items": 1_000_000}}},
             "overrides": {
                 "defaults": {
+                    # No limit: one tenant sends what the machine can take.
+                    "ingestion": {"rate_limit_bytes": UNLIMITED, "burst_size_bytes": UNLIMITED},
                     "metrics_generator": {
                         "processors": ["span-metrics", "service-graphs"],
                         "shards": shards,
                         "ingestion_time_range_slack": "12h",
                         "processor": {"span_metrics": {"dimensions": list(shape.dimensions)}},
-                    }
+                    },
                 }
             },
             "remote_write": [{"url": receiver.url}],
@@ -136,23 +143,37 @@ class Service:
         return code
 
 
-async def send(port: int, requests: list[bytes], seconds: float) -> int:
-    """Send requests for so many seconds; return how many were acknowledged."""
-    acknowledged = 0
+async def send(port: int, requests: list[bytes], seconds: float) -> tuple[int, int]:
+    """Send requests for so many seconds; return how many were acknowledged, and how often one was refused for now.
+
+    Who is refused for now sends again a little later, as exporters do.
+    """
+    acknowledged = refused = 0
+    numbers = itertools.count()
     options = [("grpc.max_send_message_length", 64 << 20)]
     ends_at = time.monotonic() + seconds
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         export: Any = channel.unary_unary(EXPORT)
 
         async def worker(index: int) -> None:
-            nonlocal acknowledged
+            nonlocal acknowledged, refused
             while time.monotonic() < ends_at:
                 for request in requests[index::IN_FLIGHT]:
-                    await export(request, timeout=30)
-                    acknowledged += 1
+                    # What is sent twice is counted once: an empty resource makes it another request.
+                    apart = ResourceSpans(schema_url=f"{next(numbers):08x}")
+                    body = request + ExportTraceServiceRequest(resource_spans=[apart]).SerializeToString()
+                    try:
+                        await export(body, timeout=30)
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                            raise
+                        refused += 1
+                        await asyncio.sleep(AGAIN_S)
+                    else:
+                        acknowledged += 1
 
         await asyncio.gather(*(worker(index) for index in range(IN_FLIGHT)))
-    return acknowledged
+    return acknowledged, refused
 
 
 def run(shape: Shape, seconds: float, shards: int) -> None:
@@ -164,7 +185,7 @@ def run(shape: Shape, seconds: float, shards: int) -> None:
         try:
             before = service.cpu_s()
             started = time.monotonic()
-            acknowledged = asyncio.run(send(service.grpc_port, requests, seconds))
+            acknowledged, refused = asyncio.run(send(service.grpc_port, requests, seconds))
             wall_s = time.monotonic() - started
             totals = _wait_for(receiver, acknowledged * SPANS_PER_REQUEST)
             spent = {name: cpu - before.get(name, 0.0) for name, cpu in service.cpu_s().items()}
@@ -186,6 +207,7 @@ def run(shape: Shape, seconds: float, shards: int) -> None:
         spans=spans,
         edges=edges,
         series=totals["series"],
+        refused_for_now=refused,
         spans_per_second=round(spans / wall_s),
         **{f"cpu_s_{name}": round(cpu, 2) for name, cpu in sorted(spent.items()) if cpu >= 0.05},
     )
@@ -211,7 +233,7 @@ def main() -> None:
     """Run both shapes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the load for each shape")
-    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--shards", type=int, default=0, help="of the tenant; 0: as many as its rate needs")
     arguments = parser.parse_args()
     for shape in SHAPES:
         run(shape, arguments.seconds, arguments.shards)

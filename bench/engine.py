@@ -1,10 +1,10 @@
 """How many spans does the engine take from bytes to merged series in one second of CPU?
 
-Runs everything that the engine does for a span, in one thread: split into one frame a shard, apply, flush every
-simulated second, merge, and one collection at the end. Both processors are on; ``full`` adds filters and target info,
-``native`` counts in native histograms. The result counts only if the series
-add up to the spans that were fed. The value is that of the best half second, because neighbours on the same processor
-slow the others down by up to a half; the mean of all stands beside it.
+Runs everything that the engine does for a span, in one thread: fingerprint, split into one frame a shard, apply, flush
+every simulated second, merge into registry and mirror, and one collection at the end. Both processors are on; ``full``
+adds filters and target info, ``native`` counts in native histograms. The result counts only if the series add up to the
+spans that were fed. The value is that of the best half second, because neighbours on the same processor slow the others
+down by up to a half; the mean of all stands beside it.
 """
 
 import argparse
@@ -49,10 +49,11 @@ def run(case: Case, seconds: float, shard_count: int) -> None:
     now_ns = time.time_ns()
     requests = shape.requests(REQUESTS, now_ns)
     compiled = _engine.Plan(json.dumps(plan(case.dimensions or shape.dimensions, mode=case.mode, is_full=case.is_full)))
-    shards = [_engine.Shard(compiled) for _ in range(shard_count)]
-    registry = _engine.Registry(compiled, now_ns // 1_000_000)
+    shards = [_engine.Shard(compiled, index=index, count=shard_count) for index in range(shard_count)]
+    registry, mirror = _engine.Registry(compiled, now_ns // 1_000_000), _engine.Mirror(600 * 10**9)
     spans = fed = 0
-    spent = {"split": 0.0, "apply": 0.0, "flush": 0.0, "merge": 0.0}
+    spent = {"fingerprint": 0.0, "split": 0.0, "apply": 0.0, "flush": 0.0, "merge": 0.0, "mirror": 0.0}
+    flushed = {"record": 0, "durable": 0}
     started = window_started = time.process_time()
     window_spans, best = 0, 0.0
     while (now_s := time.process_time()) - started < seconds:
@@ -61,17 +62,21 @@ def run(case: Case, seconds: float, shard_count: int) -> None:
             window_started, window_spans = now_s, spans
         for request in requests:
             at = time.process_time()
+            _engine.fingerprint(request)
+            spent["fingerprint"] += time.process_time() - at
+            at = time.process_time()
             split = _engine.split(request, compiled, shard_count, now_ns)
             spent["split"] += time.process_time() - at
             at = time.process_time()
             for shard, frame in split.frames:
-                shards[shard].apply(frame, now_ns)
+                # The same requests come again and again, and are to be counted.
+                shards[shard].apply(frame, now_ns, fingerprint=fed.to_bytes(16))
             spent["apply"] += time.process_time() - at
             spans += split.received_spans
             fed += 1
             if fed % FLUSH_EVERY == 0:
-                _flush(shards, registry, now_ns, spent)
-    _flush(shards, registry, now_ns, spent)
+                _flush(shards, registry, mirror, now_ns, spent, flushed)
+    _flush(shards, registry, mirror, now_ns, spent, flushed)
     cpu_s = time.process_time() - started
     stats = registry.stats()
     if stats["edges"] != fed * shape.edges_per_request or spans != fed * SPANS_PER_REQUEST:
@@ -92,13 +97,21 @@ def run(case: Case, seconds: float, shard_count: int) -> None:
         active_series=stats["active_series"],
         samples_sent=sum(batch.samples + batch.histograms for batch in batches),
         **{f"{step}_ns_per_span": round(s / spans * 1e9, 1) for step, s in spent.items()},
+        **{f"{part}_bytes_per_span": round(size / spans, 2) for part, size in flushed.items()},
         collect_ns_per_series=round(collect_s / stats["active_series"] * 1e9),
         shard_bytes_per_series=round(sum(s.stats()["state_bytes"] for s in shards) / stats["active_series"], 1),
         registry_bytes_per_series=round(stats["state_bytes"] / stats["active_series"], 1),
     )
 
 
-def _flush(shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int, spent: dict[str, float]) -> None:
+def _flush(
+    shards: list[_engine.Shard],
+    registry: _engine.Registry,
+    mirror: _engine.Mirror,
+    now_ns: int,
+    spent: dict[str, float],
+    flushed: dict[str, int],
+) -> None:
     for source, shard in enumerate(shards):
         at = time.process_time()
         record = shard.flush(now_ns)
@@ -107,6 +120,13 @@ def _flush(shards: list[_engine.Shard], registry: _engine.Registry, now_ns: int,
         if record:
             registry.merge(source, record, now_ns)
         spent["merge"] += time.process_time() - at
+        at = time.process_time()
+        if record:
+            durable = _engine.durable_part(record)
+            mirror.apply(source, len(shards), durable, now_ns)
+            flushed["record"] += len(record)
+            flushed["durable"] += len(durable)
+        spent["mirror"] += time.process_time() - at
 
 
 def main() -> None:

@@ -10,19 +10,21 @@ import asyncio
 import gc
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from bench.report import print_result
-from cluster.gateway.dispatch import Dispatcher, GroupBounds
+from cluster.gateway.dispatch import Dispatcher
+from cluster.gateway.host_lane import GroupBounds, HostCalls
 from cluster.placement import Routes
 from cluster.settings_push import ENTRIES_AT_ONCE
 from tenants.identity.tenant_id import TenantId
+from tenants.processing.flush_record import Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
-from tenants.processing.shard_set import FrameGroup
 from tenants.settings.in_force import OverridesInForce, change_between, in_parts, whole
 from tenants.settings.overrides import RuntimeOverrides
 from tenants.settings.runtime_file import Loaded, RuntimeFile
@@ -126,15 +128,19 @@ async def measure_pause(former: RuntimeOverrides, latter: RuntimeOverrides) -> N
     config = ServiceConfig()
     routes = Routes(1, ("shard-host-0",), ("collector-0",))
 
-    async def send(_group: FrameGroup) -> tuple[int, ...]:
-        return ()
+    async def send(group: FrameGroup) -> list[Place]:
+        return [Place(1, 1)] * len(group.heads)
+
+    async def durable(keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
+        return dict.fromkeys(keys, Place(1, 1))
 
     dispatcher = Dispatcher(
         ProfileBook(config),
         routes,
-        {"shard-host-0": send},
+        {"shard-host-0": HostCalls(send, durable)},
         GroupBounds(1 << 20, 0.0),
         time.time_ns,
+        poll_s=0.25,
         monotonic_ns=time.monotonic_ns,
         random=lambda: 0.5,
         gateways=1,
