@@ -92,7 +92,7 @@ class RayNode:
         self._first = await self._find_first(self._process)
         # Not before it is in its own network: the cable would be plugged in here.
         await eventually(
-            lambda: _network_of(self.pid) != _network_of(os.getpid()), 10, lambda: "it has no network of its own"
+            lambda: _network_of(self.pid) != _network_of(os.getpid()), 60, lambda: "it has no network of its own"
         )
         port = f"to-{self.name}"
         _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
@@ -130,7 +130,7 @@ class RayNode:
         started = psutil.Process(process.pid)
         if self._is_head:
             return started
-        await eventually(started.children, 10, lambda: f"{self.name} does not start: {self.log}")
+        await eventually(started.children, 60, lambda: f"{self.name} does not start: {self.log}")
         return started.children()[0]
 
     def processes(self) -> list[psutil.Process]:

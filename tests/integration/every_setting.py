@@ -16,7 +16,7 @@ Plan = dict[str, Any]
 
 # "environment" is what every resource says too, so it replaces a label of traces_target_info.
 EXTERNAL: Final = {"environment": "production", "zone": "z1"}
-WAIT_S: Final = 8.0
+WAIT_S: Final = 15.0
 DATABASE_NAMES: Final = ["db.system"]
 MAX_LABEL_NAME: Final = 24
 MAX_LABEL_VALUE: Final = 40

@@ -28,7 +28,7 @@ from tests.lasting_ports import lasting_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
-_SETTINGS_TIMEOUT_S = 20.0
+_SETTINGS_TIMEOUT_S = 60.0
 # A connection that is kept may be closed by the server just when it is used again.
 _UNKEPT = httpx.Limits(max_keepalive_connections=0)
 
@@ -322,13 +322,13 @@ class MillraceProcess:
         event = "runtime file refused, the last good one stays"
         seen = len(self._lines(event))
         self._write_runtime_file(text)
-        await eventually(lambda: len(self._lines(event)) > seen, 20, lambda: f"nobody minds:\n{self.log}")
+        await eventually(lambda: len(self._lines(event)) > seen, 60, lambda: f"nobody minds:\n{self.log}")
         return self._lines(event)[-1]
 
     async def logged(self, event: str, **fields: str) -> dict[str, Any]:
         """Wait for a line of the log with these fields, and return the newest such."""
 
-        await eventually(lambda: self._lines(event, **fields), 20, lambda: f"no line {event!r}:\n{self.log}")
+        await eventually(lambda: self._lines(event, **fields), 60, lambda: f"no line {event!r}:\n{self.log}")
         return self._lines(event, **fields)[-1]
 
     def _lines(self, event: str, **fields: str) -> list[dict[str, Any]]:

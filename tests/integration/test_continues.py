@@ -187,4 +187,4 @@ async def test_damaged_journal_is_refused_and_not_taken_for_an_empty_one(lasting
     assert str(journal) in lasting.log
     assert "Traceback" not in lasting.log
     assert journal.read_bytes() == b"not a database" * 1000
-    await eventually(lambda: lasting.processes() == [], 10, lambda: lasting.log)
+    await eventually(lambda: lasting.processes() == [], 60, lambda: lasting.log)

@@ -105,7 +105,7 @@ async def test_killed_process_comes_back_and_nobody_else_notices(
     processes = {process.pid for name in ACTORS for process in breakable.actors(name)}
     victim = breakable.actors(killed)[0]
     async with during[0].flowing(), during[1].flowing():
-        await eventually(lambda: all(traffic.acknowledged > 3 for traffic in during), 20, lambda: "no traffic")
+        await eventually(lambda: all(traffic.acknowledged > 3 for traffic in during), 60, lambda: "no traffic")
         victim.kill()
         await asyncio.to_thread(victim.wait, 10)
         async with asyncio.timeout(BACK_WITHIN_S):

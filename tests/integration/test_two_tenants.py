@@ -125,7 +125,7 @@ async def test_requests_to_endpoints_carry_the_tenant_and_its_headers(
         def came_from() -> set[str | None]:
             return {request.header("X-Scope-OrgID") for request in receiver.requests}
 
-        await eventually(lambda: len(came_from()) == 2, 20, lambda: f"requests came from {came_from()}")
+        await eventually(lambda: len(came_from()) == 2, 60, lambda: f"requests came from {came_from()}")
         for request in receiver.requests:
             sender = str(request.header("X-Scope-OrgID"))
             assert {dict(key)["tenant"] for key in decode_v2(request.body).series} == {sender}
@@ -186,7 +186,7 @@ async def test_runtime_file_takes_effect_while_running_and_a_broken_one_changes_
     async def is_reported() -> bool:
         return await service.metric("millrace_settings_reload_failures_total", reason="validate") > failures
 
-    await eventually(is_reported, 20, lambda: "the broken file is not counted")
+    await eventually(is_reported, 60, lambda: "the broken file is not counted")
     assert await service.metric("millrace_settings_last_reload_successful") == 0
     assert (await service.get("/ready")).status_code == 200
     assert (await service.status())["overrides"]["last_reload_successful"] is False
@@ -206,7 +206,7 @@ async def end_tenants(service: MillraceProcess, *tenants: str) -> None:
     async def have_ended() -> bool:
         return not (await service.status())["tenants"].keys() & set(tenants)
 
-    await eventually(have_ended, 20, lambda: f"tenants that are still there:\n{service.log}")
+    await eventually(have_ended, 60, lambda: f"tenants that are still there:\n{service.log}")
 
 
 async def _interval_s(prometheus: Prometheus, tenant: str) -> int:
@@ -218,5 +218,5 @@ async def _interval_s(prometheus: Prometheus, tenant: str) -> int:
         times[:] = [time_s for time_s, value in matrix["values"] if float(value)]
         return len(times) >= 4
 
-    await eventually(are_enough, 20, lambda: f"samples of {tenant}: {times}")
+    await eventually(are_enough, 60, lambda: f"samples of {tenant}: {times}")
     return round((times[-1] - times[0]) / (len(times) - 1))

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait up to 10 s for a condition that nothing announces."""
-    async with asyncio.timeout(10):
+    """Wait up to 30 s for a condition that nothing announces."""
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """Wait up to 10 s for the peer to close or reset; return what it sent before."""
+    """Wait up to 30 s for the peer to close or reset; return what it sent before."""
     received = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while chunk := await reader.read(65_536):
                 received += chunk
     except ConnectionError:

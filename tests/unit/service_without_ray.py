@@ -68,7 +68,7 @@ class ServiceWithoutRay:
         )
 
     async def _until(self, condition: Callable[[Mapping[TenantId, TenantCollectorSnapshot]], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition(await self.service.tenants()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 

@@ -50,7 +50,7 @@ async def test_answers_beyond_the_bounds_are_not_held_back(clock: Clock, sizes: 
     held = delay(clock)
     waiting = [asyncio.ensure_future(held.pad(MINUTE, 0, size)) for size in sizes]
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await held.pad(MINUTE, 0, beyond) == 0
     waiting.pop().cancel()
     await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_whoever_waits_is_let_go_at_the_end_and_nobody_waits_after(clock: 
     clock.now_ns = 2 * SECOND_NS
     held.end()
     assert await waiting == 2.0
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         assert await held.pad(MINUTE, clock.now_ns, 1) == 0
 
 

@@ -362,7 +362,7 @@ async def test_close_breaks_off_at_once_and_counts_what_was_not_sent(around: Sur
     async with sending_to((), around, otherwise=Hang()) as (receiver, sender):
         sender.submit([batch(number) for number in range(3)])
         await receiver.wait_for_requests(1)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await sender.close()
         sender.submit([batch(3)])
         counters = sender.snapshot()
@@ -383,7 +383,7 @@ async def test_close_does_not_wait_for_a_pause_to_end(around: Surroundings, cloc
     clock.on_sleep = sleep_for_ever
     async with sending_to((), around, otherwise=503) as (_, sender):
         sender.submit([batch()])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asleep.wait()
             assert sender.snapshot().state is EndpointState.BACKING_OFF
             assert sender.snapshot().last_error == "http_503: "

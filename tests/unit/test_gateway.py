@@ -166,5 +166,5 @@ async def test_drain_waits_until_what_was_acknowledged_is_journalled(harness: Ha
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(draining), 0.1)
     harness.host.journalled = 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await draining

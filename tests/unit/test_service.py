@@ -184,13 +184,13 @@ class Running:
         self.exit = asyncio.ensure_future(self.service.run())
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await self.service.is_ready():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         signal.raise_signal(number)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await self.exit
 
 
@@ -260,7 +260,7 @@ async def test_signal_while_starting_is_obeyed(ray: Ray) -> None:
         signal.raise_signal(signal.SIGTERM)
         await until(lambda: running.service.status()["state"] == "draining")
         ray.controller.answers.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await running.exit
     assert ray.killed == 1
 
@@ -357,7 +357,7 @@ async def test_controller_that_is_slow_does_not_hold_up_an_answer(ray: Ray, monk
         await running.until_ready()
         monkeypatch.setattr(service_module, "_ANSWER_TIMEOUT_S", 0.02)
         ray.controller.answers.clear()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             assert not await running.service.is_ready()
         ray.controller.answers.set()
         assert await running.stop() == 0

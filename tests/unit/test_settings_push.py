@@ -273,7 +273,7 @@ async def test_version_is_everywhere_once_every_actor_has_it(driver: Driver) -> 
     await asyncio.sleep(0)
     assert not waiting.done()
     await driver.look()
-    assert await asyncio.wait_for(waiting, 1)
+    assert await asyncio.wait_for(waiting, 20)
 
 
 async def test_older_version_is_everywhere_too_and_a_newer_one_is_waited_for(driver: Driver) -> None:

@@ -156,7 +156,7 @@ async def test_close_counts_and_stops_the_retiring_too(around: Surroundings) -> 
                 endpoint.submit({Encoding(): [batch(1)]})
                 await one.wait_for_requests(1)
                 endpoint.reconfigure(configs[1:])
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(20):
                     await endpoint.close()
                 (counters,) = endpoint.snapshot().endpoints
                 assert endpoint.snapshot().retiring == ()

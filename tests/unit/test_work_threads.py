@@ -19,7 +19,7 @@ async def test_short_work_finds_a_thread_however_much_long_work_there_is() -> No
     works = [asyncio.ensure_future(threads.run(long, is_long=True)) for _ in range(20)]
     for _ in range(2):
         assert await asyncio.to_thread(begun.acquire, timeout=10)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await asyncio.gather(*(threads.run(lambda: 1, is_long=False) for _ in range(50))) == [1] * 50
     assert not begun.acquire(blocking=False)  # long work has half of the threads
     finish.set()
@@ -45,7 +45,7 @@ async def test_thread_of_work_that_nobody_waits_for_is_not_given_to_more_long_wo
     assert not done
     assert await threads.run(lambda: 3, is_long=False) == 3
     finish.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await second == 2
     threads.close()
 

@@ -222,7 +222,7 @@ async def until_in_force(api: RunningApi, tenant: str, collection_interval: str)
     async def is_in_force() -> bool:
         return bool(await api.merged("collection_interval", tenant=tenant) == collection_interval)
 
-    await eventually(is_in_force, 10, lambda: f"{tenant} has no interval of {collection_interval}")
+    await eventually(is_in_force, 60, lambda: f"{tenant} has no interval of {collection_interval}")
 
 
 NEIGHBOURS: Final = ("aaa", "zzz")

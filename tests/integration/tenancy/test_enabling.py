@@ -110,7 +110,7 @@ async def test_109_first_write_comes_soon_after_the_switch(service: MillraceProc
 async def test_110_every_series_ends_with_one_marker(service: MillraceProcess) -> None:
     async with switched_on(service, "ends") as receiver:
         await send(service, "ends")
-        await eventually(lambda: total(receiver, EDGES) == 1, 20, lambda: f"written: {names(receiver)}")
+        await eventually(lambda: total(receiver, EDGES) == 1, 60, lambda: f"written: {names(receiver)}")
         live = set(histories(receiver))
         assert {CALLS, EDGES} <= names(receiver)
         before = len(receiver.requests)
@@ -147,7 +147,7 @@ async def test_111_a_dry_run_counts_and_writes_nothing(service: MillraceProcess,
         async def are_counted() -> bool:
             return await service.metric("millrace_registry_active_series", tenant=tenant) > 0
 
-        await eventually(are_counted, 20, lambda: "no series are counted")
+        await eventually(are_counted, 60, lambda: "no series are counted")
         await collections_pass(service, tenant)
         assert receiver.requests == []
         assert await service.metric("millrace_remote_write_samples_total", tenant=tenant) == 0
@@ -175,17 +175,17 @@ def has_bucket(receiver: Receiver, bound: str) -> bool:
 async def test_112_other_buckets_reset_no_edges(service: MillraceProcess) -> None:
     async with switched_on(service, "buckets") as receiver:
         await send(service, "buckets")
-        await eventually(lambda: total(receiver, EDGES) == 1, 20, lambda: f"written: {names(receiver)}")
+        await eventually(lambda: total(receiver, EDGES) == 1, 60, lambda: f"written: {names(receiver)}")
         await patch(service, "buckets", processor={"span_metrics": {"histogram_buckets": [0.1, 7]}})
         await send(service, "buckets")
-        await eventually(lambda: total(receiver, EDGES) == 2, 20, lambda: f"written: {total(receiver, EDGES)}")
+        await eventually(lambda: total(receiver, EDGES) == 2, 60, lambda: f"written: {total(receiver, EDGES)}")
         edges = [series for key, series in histories(receiver).items() if ("__name__", EDGES) in key]
         for series in edges:
             values = [value for one in series for _, value in one.samples]
             assert values == sorted(values)
             assert not any(map(math.isnan, values))
         # The new ones begin once everything that was counted in the old ones is written.
-        await eventually(lambda: has_bucket(receiver, "7"), 20, lambda: "the buckets are the old ones")
+        await eventually(lambda: has_bucket(receiver, "7"), 60, lambda: "the buckets are the old ones")
 
 
 @case(113, difference="D-24: both layers are valid, and only together are they not; a document alone cannot get so far")

@@ -32,7 +32,7 @@ FAILURES: Final = "millrace_settings_reload_failures_total"
 HASH: Final = "millrace_settings_hash"
 INTERVAL: Final = "metrics_generator.collection_interval"
 PERIOD_S: Final = 0.1
-START_FAILS_WITHIN_S: Final = 10.0
+START_FAILS_WITHIN_S: Final = 30.0
 TOKEN: Final = f"{MARK}-of-the-environment"
 
 
@@ -285,13 +285,13 @@ async def test_43_a_file_that_is_gone_stays_in_force(files: Files) -> None:
     async def success_is(value: float) -> bool:
         return await files.service.metric(SUCCESSFUL) == value
 
-    await eventually(lambda: success_is(0), 10, lambda: "nobody misses the file")
+    await eventually(lambda: success_is(0), 60, lambda: "nobody misses the file")
     assert await files.service.metric(FAILURES, reason="read") > 0
     assert "cannot be read" in (await files.service.logged("runtime file refused, the last good one stays"))["problem"]
     await files.generates("keeper")
     assert await files.in_force("keeper", INTERVAL) == ("2s", "tenant")
     files.service.runtime_file.write_text(text)
-    await eventually(lambda: success_is(1), 10, lambda: "the file is not good again")
+    await eventually(lambda: success_is(1), 60, lambda: "the file is not good again")
     assert (await files.service.status())["overrides"]["version"] == version
     assert await files.hashes() == before
 

@@ -304,7 +304,7 @@ async def test_25_an_empty_list_switches_off_and_26_null_goes_back_to_the_file(
     async def is_over() -> bool:
         return not await series_of(inheriting.prometheus, tenant)
 
-    await eventually(is_over, 20, lambda: "series go on")
+    await eventually(is_over, 60, lambda: "series go on")
     await inheriting.send(tenant)
     await inheriting.send(other)
     await until_counted(inheriting.prometheus, 2, tenant=other)

@@ -94,7 +94,7 @@ async def test_93_rate_and_burst_over_grpc(service: MillraceProcess, grpc: GrpcC
     async def is_let_in() -> bool:
         return (await grpc.export(sized_request(1000), "rate93")).is_accepted
 
-    await eventually(is_let_in, 3, lambda: "still refused")
+    await eventually(is_let_in, 20, lambda: "still refused")
 
 
 @case(94)

@@ -121,7 +121,7 @@ async def test_119_histograms_have_the_form_of_the_mode(service: MillraceProcess
     async with receiving(service, tenant, processors=BOTH, generate_native_histograms=mode) as receiver:
         await send(service, tenant)
         edges = "traces_service_graph_request_total"
-        await eventually(lambda: edges in names(receiver), 20, lambda: f"written: {names(receiver)}")
+        await eventually(lambda: edges in names(receiver), 60, lambda: f"written: {names(receiver)}")
         await until_written(receiver, SPANS)
         is_native = {
             dict(key)["__name__"]

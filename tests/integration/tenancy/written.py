@@ -51,7 +51,7 @@ def total(receiver: Receiver, name: str = CALLS) -> float:
 
 async def until_written(receiver: Receiver, spans: float) -> None:
     """Wait until so many spans are counted at the receiver."""
-    await eventually(lambda: total(receiver) == spans, 20, lambda: f"written: {total(receiver)}, expected {spans}")
+    await eventually(lambda: total(receiver) == spans, 60, lambda: f"written: {total(receiver)}, expected {spans}")
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def until_ended(service: MillraceProcess, tenant: str) -> None:
     async def has_ended() -> bool:
         return tenant not in (await service.status())["tenants"]
 
-    await eventually(has_ended, 20, lambda: f"{tenant} is still there:\n{service.log}")
+    await eventually(has_ended, 60, lambda: f"{tenant} is still there:\n{service.log}")
 
 
 async def collections_pass(service: MillraceProcess, tenant: str, count: int = 3) -> None:
@@ -85,4 +85,4 @@ async def collections_pass(service: MillraceProcess, tenant: str, count: int = 3
     async def have_passed() -> bool:
         return await service.metric("millrace_registry_collections_total", tenant=tenant) >= before + count
 
-    await eventually(have_passed, 20, lambda: f"{tenant} is not collected")
+    await eventually(have_passed, 60, lambda: f"{tenant} is not collected")
