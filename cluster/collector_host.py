@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,17 @@ class CollectorHost:
     State held: that of its tenants, which the journal has too, and send queues. When the process dies, Ray restarts it,
     the controller configures it anew, and it goes on from the journal with the same values. ``configure`` and
     ``put_overrides`` may be repeated. Everything runs in one event loop; every shard host is pulled by a task of its
-    own, so that one that hangs holds up nobody. A process whose journal another one has taken over ends itself.
+    own, so that one that hangs holds up nobody. A process that can journal nothing any more, because another one has
+    taken over or for any other reason that does not pass, ends itself: the next one reads what is there.
+
+    Args:
+        name: of the actor.
+        end: ends the process at once, with an exit code.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, end: Callable[[int], object] = os._exit) -> None:
         self._name = name
+        self._end = end
         self._incarnation = time.time_ns()
         self._configuring = asyncio.Lock()
         self._store: JournalStore | None = None
@@ -96,7 +102,7 @@ class CollectorHost:
             overrides: the whole.
 
         Raises:
-            StoreError: the journal cannot be used; the message says what to do.
+            StoreError: the journal cannot be used; the message says what to do. Nothing has begun.
         """
         set_up_logging(config.log, self._name)
         self._flush_interval_s = config.cluster.flush_interval.seconds
@@ -106,7 +112,13 @@ class CollectorHost:
                 if self._tracer is None:
                     self._tracer = open_tracer(config.tracing, self._name, VERSION)
                 with within(begun(self._tracer, "recover journal", {})) as span:
-                    tenants = await self._recover(config, routes, overrides)
+                    try:
+                        tenants = await self._recover(config, routes, overrides)
+                    except BaseException as error:
+                        await self._close_journal()
+                        if isinstance(error, Fenced):
+                            self._end_for(error)
+                        raise
                     if span is not None:
                         span.set({"millrace.tenants": len(tenants.tenants), "millrace.damaged": len(tenants.damaged)})
                 # Nobody claims anything before the routes are here, which say who may.
@@ -131,7 +143,7 @@ class CollectorHost:
             threads=self._threads,
             tracer=self._tracer,
         )
-        self._journal = JournalWriter(store, clock, around.rng, tracer=self._tracer)
+        self._journal = JournalWriter(store, clock, around.rng, tracer=self._tracer, on_end=self._end_for)
         book = ProfileBook(config)
         book.put_overrides(overrides)
         tenants = CollectorSet(book, around, self._journal, self._release)
@@ -198,15 +210,27 @@ class CollectorHost:
         # Half of the time at most: what is here already has to be sent in any case.
         is_empty = await asyncio.gather(*(self._pull_the_rest(name, deadline_s / 2) for name in self._feeds))
         is_sent = await self._tenants.drain(max(0.0, ends_at - loop.time()))
-        await self._clients.close()
         self._threads.close()
-        if self._journal is not None and self._backlog is not None and self._store is not None:
-            await self._backlog.close()
-            await self._journal.close()
-            await asyncio.to_thread(self._store.close)
+        await self._close_journal()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close, min(CLOSE_S, max(0.0, ends_at - loop.time())))
         return all(is_empty) and is_sent
+
+    async def _close_journal(self) -> None:
+        """Close what recovery has opened, as far as it came."""
+        if self._clients is not None:
+            await self._clients.close()
+        if self._backlog is not None:
+            await self._backlog.close()
+        if self._journal is not None:
+            await self._journal.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
+
+    def _end_for(self, error: Exception) -> None:
+        """End this process: it can journal nothing any more, and has to take in nothing for that."""
+        log.critical("nothing can be journalled any more, this process ends", problem=f"{error}"[:300])
+        self._end(1)
 
     async def claim(self, host: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
         """Give ranges to a shard host; those that are missing in the answer cannot be had now.
@@ -337,7 +361,8 @@ class CollectorHost:
             records = await self._feeds[name].pull(self._hosts[name], timeout_s)
         except (Fenced, StaleCollectorError):
             log.critical("another process has taken over, this one ends")
-            os._exit(1)
+            self._end(1)
+            return None
         except Exception:
             log.exception("pull failed by a bug", host=name)
             return None

@@ -88,20 +88,21 @@ class CollectorSet:
         """Go on with every tenant that the journal knows and that is ours; call before anything else.
 
         Raises:
-            StoreError: the journal cannot be read at all.
+            StoreError: the journal cannot be read; nothing has begun.
         """
+        recovered: dict[TenantId, Recovered] = {}
         for tenant in filter(owns, await asyncio.to_thread(store.tenants)):
-            profile = self.book.get(tenant)
             try:
-                recovered: Recovered = await asyncio.to_thread(recover, store, tenant, profile.settings)
+                recovered[tenant] = await asyncio.to_thread(recover, store, tenant, self.book.get(tenant).settings)
             except JournalDamaged as error:
                 self._damaged[tenant] = str(error)
                 log.critical("tenant cannot go on, its journal is damaged", tenant=str(tenant), problem=str(error))
-                continue
-            collector = self._collector(tenant, recovered.state)
-            for owner in recovered.state.owners.values():
+        # Nobody sends or journals anything before all have been read: a caller that fails half-way begins anew.
+        for tenant, known in recovered.items():
+            collector = self._collector(tenant, known.state)
+            for owner in known.state.owners.values():
                 self._by_host[owner.host].add(tenant)
-            collector.start(recovered.undelivered, recovered.backlog)
+            collector.start(known.undelivered, known.backlog)
         if self._tenants:
             log.info("tenants go on from the journal", tenants=len(self._tenants), damaged=len(self._damaged))
 

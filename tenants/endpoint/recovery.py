@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tenants import _engine
 from tenants.endpoint.collection_encoder import CollectionEncoder
 from tenants.endpoint.encoding import Encoded
 from tenants.endpoint.endpoint_settings import encodings
@@ -55,7 +56,7 @@ def recover(store: JournalStore, tenant: TenantId, settings: TenantSettings) -> 
         else:
             raise JournalDamaged(tenant, None, "it has no beginning")
         undelivered = _replay(state, entries, settings)
-    except CheckpointError as error:
+    except (CheckpointError, _engine.EngineError) as error:
         raise JournalDamaged(tenant, checkpoint and checkpoint.position, str(error)) from error
     return Recovered(state, tuple(undelivered), store.backlog.index(tenant))
 

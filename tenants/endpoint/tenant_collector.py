@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -33,6 +33,7 @@ from tenants.processing.profile import TenantProfile
 from tenants.processing.registry_view import RegistryView
 from tenants.processing.tenant_state import TenantState
 from tenants.settings.tenant_settings import TenantSettings
+from tenants.store.errors import StoreUnavailable
 from tenants.tracing.spans import Span, part, sampled, within
 
 Release = Callable[[str, Sequence[tuple[ShardKey, int]]], Awaitable[Sequence[FlushRecord]]]
@@ -45,6 +46,12 @@ MIN_CHECKPOINT_BYTES = 4 << 20
 
 UNDELIVERED_ENTRIES = 8
 """How many times larger a journal may grow while collections wait to be delivered."""
+
+_AGAIN_AFTER_S: Final = 1.0
+"""Until the next attempt at a collection that failed, if it is due already."""
+
+_CHECKPOINT_AGAIN_MS: Final = 60_000
+"""Until the next attempt at a checkpoint: while one is written, the entries of all tenants wait."""
 
 
 class _Figures(NamedTuple):
@@ -154,6 +161,7 @@ class TenantCollector:
         # Whether work on the state takes long; of one that was restored nobody knows yet.
         self._is_long = True
         self._figures = self._read_figures()
+        self._no_checkpoint_before_ms = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self, undelivered: Iterable[Encoded] = (), backlog: Backlog | None = None) -> None:
@@ -523,21 +531,32 @@ class TenantCollector:
             if wait_ms > 0 and self._next is None:
                 # In steps, so that other settings, a shorter interval or a clock set back are noticed.
                 await clock.sleep(min(wait_ms, 1000) / 1000)
-            else:
-                await self._try_to_collect()
+            elif not await self._try_to_collect():
+                # Neither other settings, which wait for it, nor its time would hold up the next attempt.
+                await clock.sleep(_AGAIN_AFTER_S)
 
     async def _try_to_collect(self) -> bool:
         try:
             # What the last collection has left goes on disk: then of one collection at most, the newest, nobody knows
             # how far it was delivered, and who comes after this process sends nothing that is not the newest.
             await self._endpoint.spill()
-            await self.checkpoint_if_due()
+            await self._try_checkpoint()
             await self.collect()
         except Exception:
-            # The schedule has moved on: the next collection comes at its time.
             log.exception("collection failed by a bug", tenant=str(self.tenant))
             return False
         return True
+
+    async def _try_checkpoint(self) -> None:
+        """Write one if it is due. One that fails holds up nothing: all entries are there still."""
+        now_ms = self._around.clock.now_ms()
+        if now_ms < self._no_checkpoint_before_ms:
+            return
+        try:
+            await self.checkpoint_if_due()
+        except StoreUnavailable as error:
+            self._no_checkpoint_before_ms = now_ms + _CHECKPOINT_AGAIN_MS
+            log.warning("checkpoint cannot be written", tenant=str(self.tenant), problem=str(error))
 
     async def _stop_collecting(self) -> None:
         if self._task is not None:

@@ -27,7 +27,7 @@ class Fenced(JournalError):  # noqa: N818  (an answer, not a fault)
         current = "nobody" if self.current is None else f"incarnation {self.current}"
         return (
             f"the journal of {self.owner} belongs to {current} and not to incarnation {self.incarnation}: "
-            "end this process, its successor has taken over"
+            "end this process, its successor has taken over; if there is none, the clock of this machine is behind"
         )
 
 

@@ -81,6 +81,7 @@ class JournalWriter:
         rng: their jitter.
         max_pending_bytes: see :data:`MAX_PENDING_BYTES`.
         tracer: of Millrace's own traces; None: none.
+        on_end: is told, once, why nothing is committed any more; not if the writer is being closed.
 
     Attributes:
         commits: groups of entries that were committed.
@@ -101,6 +102,7 @@ class JournalWriter:
         *,
         max_pending_bytes: int = MAX_PENDING_BYTES,
         tracer: Tracer | None = None,
+        on_end: Callable[[Exception], None] | None = None,
     ) -> None:
         self.commits = 0
         self.entries = 0
@@ -124,6 +126,7 @@ class JournalWriter:
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._end: Exception | None = None
+        self._on_end = on_end
 
     def submit(self, tenant: TenantId, entry: Entry, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Queue an entry. Never blocks.
@@ -365,6 +368,8 @@ class JournalWriter:
         self._queue.clear()
         self._checkpoints.clear()
         self.pending_bytes = 0
+        if self._on_end is not None and not self._closing.is_set():
+            self._on_end(error)
 
 
 def _is_entry(pending: _PendingEntry | _PendingForget) -> bool:

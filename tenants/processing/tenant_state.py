@@ -138,7 +138,6 @@ class TenantState:
         owner = self.owners.get(key)
         if owner is not None and owner.epoch == entry.epoch:
             self._disown(key)
-            self._may_have_orphans = True
 
     def set_plan(self, entry: PlanEntry, plan: _engine.Plan) -> None:
         """Go on with other settings."""
@@ -167,13 +166,11 @@ class TenantState:
         """Put an entry of the journal in force again; collections are not encoded.
 
         Raises:
-            CheckpointError: the entry does not belong there.
+            CheckpointError: the entry does not belong there, or another version of Millrace wrote it.
         """
         match entry:
             case RecordEntry():
-                # It was refused then, and is now.
-                with contextlib.suppress(_engine.MalformedFrame):
-                    self.take(entry)
+                self._replay_record(entry)
             case ClaimEntry():
                 self.claim(entry)
             case ReleaseEntry():
@@ -189,9 +186,21 @@ class TenantState:
             case BeginEntry():
                 raise CheckpointError("the tenant begins twice")
 
+    def _replay_record(self, entry: RecordEntry) -> None:
+        try:
+            # What cannot be opened is never journalled.
+            _engine.durable_part(entry.data)
+        except _engine.MalformedFrame as error:
+            raise CheckpointError(f"{error}; run the version of Millrace that wrote it") from error
+        # What it holds was refused then, and is now.
+        with contextlib.suppress(_engine.MalformedFrame):
+            self.take(entry)
+
     def _disown(self, key: ShardKey) -> None:
         owner = self.owners.pop(key)
         self.registry.forget_source(owner.epoch)
+        # Also of a part of it that a claim has left over.
+        self._may_have_orphans = True
 
     def checkpoint(self) -> bytes:
         """Return everything, to go on from with :meth:`restore`."""

@@ -231,7 +231,9 @@ def _make_file(path: Path) -> None:
 
 
 def _postgresql(url: URL) -> Engine:
-    options = {key: value for key, value in _POSTGRESQL_CONNECT.items() if key not in url.query}
+    options: dict[str, Any] = {key: value for key, value in _POSTGRESQL_CONNECT.items() if key not in url.query}
+    # A statement that was prepared on one connection of a pooler is not known to the next.
+    options["prepare_threshold"] = None
     engine = create_engine(url, hide_parameters=True, connect_args=options, pool_pre_ping=True, **_POOL)
 
     @event.listens_for(engine, "begin")

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -6,17 +7,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import ProgrammingError
 
 from cluster import collector_host, ray_compat
 from cluster.collector_host import CollectorHost
 from cluster.errors import NotConfiguredError
 from cluster.measurements import families
 from cluster.placement import Routes
+from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.identity import TenantId
+from tenants.journal.errors import Fenced
+from tenants.journal.store import JournalStore, Loaded
 from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Pulled, ShardKey
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
 from tenants.settings import ServiceConfig
+from tenants.store.errors import StoreUnavailable
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
 from tests.unit.receiver import Hang, Receiver
@@ -36,6 +42,7 @@ from tests.unit.tenant_work import (
 from tests.unit.waiting import until
 
 GLOBEX = TenantId("globex")
+HOUR_NS = 3600 * SECOND_NS
 TENANTS = overrides(acme=spans_on(), globex=spans_on(shards=2))
 EDGES = overrides(acme=edges_on())
 
@@ -353,6 +360,80 @@ async def test_collector_that_comes_back_goes_on_with_the_same_values_and_acknow
             assert await collector.drain(10)
     assert [calls([body]) for body in receiver.bodies[:2]] == [{"a": 0, "b": 0}, {"a": 1, "b": 1}]
     assert calls(receiver.bodies[-1:]) == {"a": 2, "b": 1}
+
+
+@asynccontextmanager
+async def succeeding(
+    folder: Path,
+) -> AsyncIterator[tuple[CollectorHost, Host, list[int], Callable[[], Awaitable[None]]]]:
+    """A collector that is to go on from a journal with two tenants; with its only host, its exits, and its start."""
+    settings = service()
+    host = Host(settings)
+    async with collecting(settings, {"h": host}, folder) as former:
+        await host.apply(ACME, "a")
+        await host.apply(GLOBEX, *"abcdefgh")
+        await until_merged(former, acme=1, globex=2)
+    exits: list[int] = []
+    collector = CollectorHost("collector-0", exits.append)
+    host = Host(settings)
+    host.name, host.collector = "h", collector
+    here = settings.model_copy(update={"data_dir": folder})
+
+    async def start() -> None:
+        await collector.configure(here, routes({"h": host}), {"h": ActorHandle(host)}, whole_of(1, TENANTS))
+
+    yield collector, host, exits, start
+    await collector.drain(0)
+
+
+async def test_recovery_that_fails_half_way_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, start_of = JournalStore.load, TenantCollector.start
+    failures = [StoreUnavailable("the connection was lost")]
+    started: list[TenantId] = []
+
+    def loaded(store: JournalStore, tenant: TenantId) -> Loaded:
+        if tenant == GLOBEX and failures:
+            raise failures.pop()
+        return load(store, tenant)
+
+    def noted(collector: TenantCollector, *arguments: Any) -> None:
+        started.append(collector.tenant)
+        start_of(collector, *arguments)
+
+    async with succeeding(tmp_path) as (collector, host, exits, start):
+        monkeypatch.setattr(JournalStore, "load", loaded)
+        monkeypatch.setattr(TenantCollector, "start", noted)
+        with pytest.raises(StoreUnavailable):
+            await start()
+        assert (started, await collector.is_configured()) == ([], False)
+        await start()
+        await host.apply(ACME, "a")
+        await host.apply(GLOBEX, *"abcdefgh")
+        await until_merged(collector, acme=1, globex=2)
+    assert (started, exits) == ([ACME, GLOBEX], [])
+
+
+async def test_process_that_begins_behind_its_predecessor_ends(tmp_path: Path) -> None:
+    async with succeeding(tmp_path) as (_, _, exits, start):
+        # The clock of whoever was here before was ahead.
+        JournalStore.open(f"sqlite:///{tmp_path}/journal.db", "collector-0", time.time_ns() + HOUR_NS).close()
+        with pytest.raises(Fenced, match="clock"):
+            await start()
+        assert exits == [1]
+
+
+async def test_process_that_can_journal_nothing_any_more_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_permission(*_: object) -> None:
+        raise ProgrammingError("INSERT", {}, Exception("permission denied for table"))
+
+    async with succeeding(tmp_path) as (_, host, exits, start):
+        await start()
+        monkeypatch.setattr(JournalStore, "append", no_permission)
+        with pytest.raises(AssertionError):
+            await host.apply(ACME, "a")
+        await until(lambda: exits == [1])
 
 
 async def test_half_edges_of_a_host_that_came_back_empty_end_without_another_span() -> None:

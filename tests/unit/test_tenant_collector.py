@@ -10,9 +10,12 @@ import pytest
 import structlog
 
 from tenants import _engine
+from tenants.endpoint import tenant_collector
 from tenants.endpoint.tenant_collector import TenantCollector
+from tenants.journal.errors import JournalBacklogFull
 from tenants.processing.flush_record import FlushRecord, Place
 from tenants.processing.profile import TenantProfile
+from tenants.store.errors import StoreUnavailable
 from tests.remote_write import decode, is_stale_marker
 from tests.unit.fake_clock import START_MS
 from tests.unit.journalled import HOST, Bench, journalled, merge
@@ -504,6 +507,49 @@ async def test_collection_that_fails_is_said_and_the_next_one_comes_at_its_time(
             failures.append(RuntimeError("bug"))
             assert not await collector.drain(1)
             assert collector.snapshot().collections_failed == {"other": 3}
+
+
+async def test_collection_that_fails_is_not_tried_again_at_once_for_the_sake_of_other_settings(
+    bench: Bench, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def full(*_: Any) -> None:
+        attempts.append(clock.now_ms())
+        raise JournalBacklogFull(1, 1)
+
+    settings = profile()
+    async with collecting(settings, bench) as collector:
+        assert await merge(collector, 0, Shard(settings).record("a"))
+        monkeypatch.setattr(bench.journal, "submit", full)
+        collector.use(profile(generator=spans_on(processor={"span_metrics": {"dimensions": ["x"]}})))
+        await clock.pass_by(4)
+        monkeypatch.undo()
+    assert len(attempts) in {3, 4}
+    assert len(set(attempts)) == len(attempts)
+
+
+async def test_checkpoint_that_cannot_be_written_holds_up_no_collection(
+    bench: Bench, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def no_room(*_: Any) -> None:
+        attempts.append(clock.now_ms())
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(tenant_collector, "MIN_CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(bench.store, "checkpoints", no_room)
+    settings = profile(collection_interval="10s")
+    async with collecting(settings, bench) as collector:
+        assert await merge(collector, 0, Shard(settings).record("a"))
+        with structlog.testing.capture_logs() as logs:
+            await clock.pass_by(90)
+            await until(lambda: collector.snapshot().collections == 9)
+        assert collector.snapshot().collections_failed == {"other": 0}
+    assert len(attempts) == 2
+    assert attempts[1] - attempts[0] >= 60_000
+    assert [line["event"] for line in logs].count("checkpoint cannot be written") == 2
 
 
 async def test_registry_that_is_broken_does_not_hide_that_collections_fail(bench: Bench) -> None:

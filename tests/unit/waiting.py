@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     """Return as soon as the condition holds; fail after ``timeout_s``."""
     async with asyncio.timeout(timeout_s):
         while True:
