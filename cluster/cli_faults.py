@@ -17,7 +17,7 @@ def faults_refused() -> Iterator[Console]:
     from tenants.settings.errors import SettingsError  # noqa: PLC0415
 
     try:
-        yield Console(highlight=False)
+        yield Console(highlight=False, emoji=False)
     except SettingsError as error:
         fail(error.in_full())
     except (CommandError, StartError, ProblemError) as error:
@@ -27,5 +27,6 @@ def faults_refused() -> Iterator[Console]:
 def fail(message: str) -> NoReturn:
     """Say what is in the way, and end."""
     # As text, in lines as they are: a message quotes paths, and a path may hold brackets.
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("millrace: ", "bold red"), message))
+    out = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    out.print(Text.assemble(("millrace: ", "bold red"), message))
     raise typer.Exit(2)

@@ -3,7 +3,6 @@
 Nothing here talks to a running service or changes a file.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from cluster.json_output import write_json
 from cluster.stored_layers import layers_of
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.errors import Fault, SettingsError, dotted
@@ -67,7 +67,7 @@ def check(file: Path, config: Path | None, environ: Mapping[str, str], out: Cons
         kind, counted = "service configuration", ""
         idle = list(keys_without_effect(settings))
     if as_json:
-        _write_json({"file": str(file), "kind": kind, "without_effect": idle}, out)
+        write_json({"file": str(file), "kind": kind, "without_effect": idle}, out)
         return
     _say(out, f"{file}: a {kind}, without faults{counted}")
     if idle:
@@ -83,7 +83,7 @@ def explain_keys(key: str | None, out: Console, *, as_json: bool) -> None:
         SettingsError: there is no such key; it names those that may be meant.
     """
     if key is None and as_json:
-        _write_json([asdict(setting) for setting in all_settings()], out)
+        write_json([asdict(setting) for setting in all_settings()], out)
         return
     if key is None:
         for layer in Layer:
@@ -96,7 +96,7 @@ def explain_keys(key: str | None, out: Console, *, as_json: bool) -> None:
         raise SettingsError([Fault(key, f"no such setting{f'; did you mean {meant}?' if meant else ''}")])
     if as_json:
         under = (each for setting in found for each in below(key) if each.layer is setting.layer)
-        _write_json([asdict(setting) for setting in (*found, *under)], out)
+        write_json([asdict(setting) for setting in (*found, *under)], out)
         return
     for setting in found:
         out.print(_in_full(setting))
@@ -120,7 +120,7 @@ def effective(tenant: str, config: Path | None, environ: Mapping[str, str], out:
     resolved = explain(settings, layers_of(settings, runtime, tenant_id), tenant_id)
     if as_json:
         found = {key: {"value": plain(each.value), "source": each.source.value} for key, each in resolved.items()}
-        _write_json(found, out)
+        write_json(found, out)
     else:
         built_in = explain(ServiceConfig(), OverridesInForce(), tenant_id)
         out.print(_differences(resolved, built_in))
@@ -138,10 +138,6 @@ def convert(file: Path, out: Console) -> None:
 def _say(out: Console, line: str) -> None:
     # As text, in lines as they are: paths and keys may hold brackets.
     out.print(Text(line), soft_wrap=True)
-
-
-def _write_json(document: object, out: Console) -> None:
-    out.file.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read(file: Path) -> bytes:

@@ -3,7 +3,6 @@
 Asks nothing of a running service but whether it is ready, and changes nothing.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rich.text import Text
 from cluster.commands import doctor_endpoints, doctor_machine, doctor_tracing
 from cluster.commands.config import load_runtime
 from cluster.commands.finding import Finding, Verdict, fail, ok
+from cluster.json_output import write_json
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.errors import SettingsError
 from tenants.settings.in_force import OverridesInForce
@@ -53,7 +53,7 @@ def doctor(
             if not as_json:
                 out.print(_line(finding), soft_wrap=True)
     if as_json:
-        out.print(json.dumps([asdict(finding) for finding in found], indent=2), soft_wrap=True, markup=False)
+        write_json([asdict(finding) for finding in found], out)
     else:
         counted = Counter(finding.verdict for finding in found)
         out.print(", ".join(f"{counted[verdict]} {verdict}" for verdict in Verdict))

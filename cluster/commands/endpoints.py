@@ -1,6 +1,5 @@
 """What ``millrace tenants endpoints`` does: shows where samples go, as the running service says on ``/status``."""
 
-import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from cluster.commands.service_access import Service
 from cluster.errors import CommandError
+from cluster.json_output import write_json
 
 _MEBIBYTE: Final = 1 << 20
 
@@ -37,7 +37,7 @@ def endpoints(service: Service, tenant: str | None, out: Console, *, as_json: bo
         tenants = {tenant: tenants[tenant]}
     known = {name: status["endpoints"] + status["retiring_endpoints"] for name, status in tenants.items()}
     if as_json:
-        out.print(json.dumps(known, indent=2), soft_wrap=True, markup=False)
+        write_json(known, out)
     else:
         out.print(_table(known))
 

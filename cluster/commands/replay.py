@@ -3,7 +3,6 @@
 One request at a time, in the order of the file, as an exporter does: how fast the service answers is how fast it goes.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from cluster.commands.service_access import TOKEN, Reach, bearer
 from cluster.commands.span_file import FileRequest, read_requests
 from cluster.errors import CommandError
 from cluster.gateway.otlp_http import TRACES_PATH, MediaType
+from cluster.json_output import write_json
 from tenants.identity.tenant_id import HEADER, TenantId
 
 _TIMEOUT_S: Final = 60.0
@@ -110,7 +110,7 @@ def replay(
             is_whole = False
     sent.seconds = timing.monotonic() - began
     if as_json:
-        out.print(json.dumps({**asdict(sent), "is_whole": is_whole}), soft_wrap=True, markup=False)
+        write_json({**asdict(sent), "is_whole": is_whole}, out, is_line=True)
     else:
         out.print(_said(sent, is_whole=is_whole), soft_wrap=True, markup=False)
     return sent

@@ -1,6 +1,5 @@
 """What ``millrace status`` does: says how a running service is, and what is wrong with it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from cluster.commands.metrics_page import samples
 from cluster.commands.service_access import Service
+from cluster.json_output import write_json
 
 _UP: Final = "millrace_actor_up"
 _VERSION: Final = "millrace_settings_version"
@@ -71,7 +71,7 @@ def status(service: Service, out: Console, *, as_json: bool) -> bool:
     """
     found = read_status(service)
     if as_json:
-        out.print(json.dumps(asdict(found), indent=2), soft_wrap=True, markup=False)
+        write_json(asdict(found), out)
     else:
         _show(found, service.url, out)
     return not found.problems

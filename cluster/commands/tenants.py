@@ -1,6 +1,5 @@
 """What ``millrace tenants`` does: lists tenants, shows one, switches generating on, and changes a tenant's state."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from rich.text import Text
 from cluster.commands.service_access import Service
 from cluster.commands.waiting import Waiting
 from cluster.errors import CommandError
+from cluster.json_output import write_json
 from tenants.api.admin_routes import MAX_LISTED, TENANTS_PATH
 from tenants.api.overrides_routes import PATH as DOCUMENT_PATH
 from tenants.api.overrides_routes import REVISION_HEADER
@@ -47,7 +47,7 @@ def list_tenants(service: Service, search: str, out: Console, *, as_json: bool) 
         rows += page["tenants"]
         after = page["next_after"]
     if as_json:
-        out.print(json.dumps(rows, indent=2), soft_wrap=True, markup=False)
+        write_json(rows, out)
         return
     table = Table(box=SIMPLE_HEAD)
     table.add_column("Tenant", overflow="fold")
@@ -79,7 +79,7 @@ def show(service: Service, tenant: TenantId, out: Console, *, as_json: bool) -> 
     """
     found = service.get(f"{TENANTS_PATH}/{tenant}")
     if as_json:
-        out.print(json.dumps(found, indent=2), soft_wrap=True, markup=False)
+        write_json(found, out)
         return
     accepted = found["accepted"]
     lost = [

@@ -6,7 +6,7 @@ For the first operator, and for when nobody has a token any more. A running serv
 
 import asyncio
 import getpass
-import json
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.control_plane import open_store
+from cluster.json_output import write_json
 from tenants.api.token_routes import token_json
 from tenants.control.caller import Caller
 from tenants.control.problem import ProblemError, ProblemKind
@@ -56,7 +57,7 @@ def show(config: Path | None, environ: Mapping[str, str], tenant: str | None, ou
     with _tokens(config, environ) as tokens:
         records = asyncio.run(tokens.list(_tenant_id(tenant)))
     if as_json:
-        out.print(json.dumps([token_json(record) for record in records], indent=2), soft_wrap=True, markup=False)
+        write_json([token_json(record) for record in records], out)
         return
     table = Table("ID", "Tenant", "Scopes", "Made", "Expires", "State", "Note")
     now_ms = _now_ms()
@@ -101,7 +102,12 @@ def _tenant_id(text: str | None) -> TenantId | None:
 
 
 def _caller() -> Caller:
-    return Caller(f"cli:{getpass.getuser()}", "")
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        # In a container of any user id there may be no name.
+        name = f"uid-{os.getuid()}"
+    return Caller(f"cli:{name}", "")
 
 
 def _day(ms: int | None) -> str:

@@ -1,6 +1,5 @@
 """What ``millrace top`` does: tenants by what they send and cost, by two looks at ``/metrics`` of a service."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from cluster.commands.metrics_page import samples
 from cluster.commands.order import Order
 from cluster.commands.service_access import Service
 from cluster.errors import CommandError
+from cluster.json_output import write_json
 
 _UP: Final = "millrace_actor_up"
 _SERIES: Final = "millrace_registry_active_series"
@@ -108,7 +108,7 @@ def top(service: Service, shown: Shown, out: Console, *, once: bool, as_json: bo
     with suppress(KeyboardInterrupt):
         if as_json:
             for found in islice(rows, 1 if once else None):
-                out.print(json.dumps([asdict(row) for row in found]), soft_wrap=True, markup=False)
+                write_json([asdict(row) for row in found], out, is_line=True)
         elif once or not out.is_terminal:
             out.print(_table(next(rows), ""))
         else:

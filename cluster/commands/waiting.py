@@ -1,6 +1,5 @@
 """Waiting until a change is in force everywhere, and saying so: on a terminal while it lasts."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.status import Status
 
 from cluster.commands.service_access import Service
+from cluster.json_output import write_json
 from cluster.scale_routes import CLUSTER_PATH
 
 _POLL_S: Final = 0.25
@@ -56,7 +56,7 @@ class Waiting:
     def say(self, is_done: bool, text: str, document: dict[str, Any]) -> None:
         """Say what came of it."""
         if self.as_json:
-            self.out.print(json.dumps(document), soft_wrap=True, markup=False)
+            write_json(document, self.out, is_line=True)
         elif is_done:
             self.out.print(text, markup=False)
         elif self.timeout_s:

@@ -4,8 +4,9 @@ Looked at on demand. Of tenants that somebody looks at a few looks are kept, so 
 others. It is no substitute for the tenant's own endpoint, which has all of it, for long.
 """
 
+import math
 from array import array
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -19,9 +20,13 @@ from tenants.processing.registry_view import NOTHING, RegistryView, Row
 
 Json = dict[str, Any]
 
-MAX_WATCHED: Final = 32
-"""Tenants whose looks are kept: of those with the most rows and buckets 50 MiB. Who looks at another one drives out
-the one that was not looked at for longest."""
+MAX_WATCHED_BYTES: Final = 50 << 20
+"""Of the looks that are kept, about: 32 tenants with the most rows and buckets, or two thousand small ones. Beyond
+it a tenant that nobody has looked at before is shown without rates, so that the others keep theirs."""
+
+# Of numbers, labels and their dictionary, about.
+_ROW_BYTES: Final = 400
+_BUCKET_BYTES: Final = 8
 
 _LOOKS: Final = 4
 _SPACING_MS: Final = 20_000
@@ -35,6 +40,10 @@ _CHART_POINTS: Final = 360
 
 _ERROR: Final = "STATUS_CODE_ERROR"
 _QUANTILES: Final = (0.5, 0.95, 0.99)
+_CHART_FIELDS: Final = (
+    *("at_ms", "per_second", "error_share", "mean_s"),
+    *(f"p{quantile * 100:.0f}_s" for quantile in _QUANTILES),
+)
 
 
 @dataclass(slots=True)
@@ -88,13 +97,26 @@ class _Look:
     spans: dict[tuple[str, ...], _Numbers]
     edges: dict[tuple[str, ...], _Numbers]
 
+    @property
+    def size_bytes(self) -> int:
+        buckets = sum(len(row.buckets) for rows in (self.spans, self.edges) for row in rows.values())
+        return (len(self.spans) + len(self.edges)) * _ROW_BYTES + buckets * _BUCKET_BYTES
+
 
 @dataclass(slots=True)
 class _Watched:
     looks: deque[_Look] = field(default_factory=lambda: deque(maxlen=_LOOKS))
     latest: _Look | None = None
     seen: TenantLook = field(default_factory=lambda: TenantLook(NOTHING, None))
-    chart: deque[Json] = field(default_factory=lambda: deque(maxlen=_CHART_POINTS))
+    # Flat, and not a number where there is none.
+    chart: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def size_bytes(self) -> int:
+        """With all looks and points that there will be, so that who is here is not driven out by growing."""
+        look_bytes = self.latest.size_bytes if self.latest is not None else 0
+        # What was seen takes about as much as what was made of it.
+        return (_LOOKS + 2) * look_bytes + _CHART_POINTS * len(_CHART_FIELDS) * self.chart.itemsize
 
 
 class TenantInsight:
@@ -104,7 +126,8 @@ class TenantInsight:
         self._look = look
         self._timeline = timeline
         self._clock_ms = clock_ms
-        self._watched: OrderedDict[str, _Watched] = OrderedDict()
+        # The one that was looked at last is the last.
+        self._watched: dict[str, _Watched] = {}
 
     def __len__(self) -> int:
         """How many tenants' looks are kept."""
@@ -193,10 +216,11 @@ class TenantInsight:
             ProblemError: it cannot be told now.
         """
         await self._looks(tenant)
+        watched = self._watched.get(str(tenant))
         return {
             "tenant": str(tenant),
             "points": [asdict(point) for point in self._timeline.points(str(tenant))],
-            "red": list(self._watched[str(tenant)].chart),
+            "red": _points(watched.chart) if watched is not None else [],
         }
 
     async def _looks(self, tenant: TenantId) -> tuple[TenantLook, _Look, _Look | None]:
@@ -207,19 +231,30 @@ class TenantInsight:
             seen = await self._look(tenant)
             if seen is None:
                 raise ProblemError(ProblemKind.UNAVAILABLE, "the tenant's metrics cannot be read now; ask again")
-            watched = self._watched.setdefault(name, _Watched())
+            watched = self._watched.get(name, _Watched())
             look = _Look(now_ms, _spans(seen.registry), _edges(seen.registry))
             if watched.latest is None or look.at_ms - watched.latest.at_ms >= _FRESH_MS:
                 watched.seen = seen
                 _note(watched, look)
-        self._watched.move_to_end(name)
-        while len(self._watched) > MAX_WATCHED:
-            self._watched.popitem(last=False)
+        self._make_room(name, watched, now_ms)
         if watched.latest is None:
             raise AssertionError("who was looked at has a look")
         recent = [look for look in watched.looks if look.at_ms < watched.latest.at_ms]
         former = next((look for look in recent if watched.latest.at_ms - look.at_ms <= _WINDOW_MS), None)
         return watched.seen, watched.latest, former
+
+    def _make_room(self, name: str, watched: _Watched, now_ms: int) -> None:
+        """Keep this tenant's looks, if there is room beside those of tenants that others look at now."""
+        self._watched.pop(name, None)
+        used_bytes = sum(other.size_bytes for other in self._watched.values())
+        for other, known in list(self._watched.items()):
+            if used_bytes + watched.size_bytes <= MAX_WATCHED_BYTES:
+                break
+            # Of who was not looked at for so long there would be no rate either.
+            if known.latest is None or now_ms - known.latest.at_ms > _WINDOW_MS:
+                used_bytes -= self._watched.pop(other).size_bytes
+        if used_bytes + watched.size_bytes <= MAX_WATCHED_BYTES:
+            self._watched[name] = watched
 
 
 def _note(watched: _Watched, look: _Look) -> None:
@@ -230,15 +265,21 @@ def _note(watched: _Watched, look: _Look) -> None:
         return
     grown = _total(look.spans.values()).since(_total(former.spans.values()))
     seconds = (look.at_ms - former.at_ms) / 1000
-    watched.chart.append(
-        {
-            "at_ms": look.at_ms,
-            "per_second": grown.calls / seconds,
-            "error_share": grown.errors / grown.calls if grown.calls else 0.0,
-            "mean_s": _mean(grown),
-            **{f"p{quantile * 100:.0f}_s": _quantile(grown, quantile) for quantile in _QUANTILES},
-        }
-    )
+    share = grown.errors / grown.calls if grown.calls else 0.0
+    shown = (_mean(grown), *(_quantile(grown, quantile) for quantile in _QUANTILES))
+    point = (look.at_ms, grown.calls / seconds, share, *(math.nan if value is None else value for value in shown))
+    watched.chart.extend(point)
+    del watched.chart[: max(0, len(watched.chart) - _CHART_POINTS * len(_CHART_FIELDS))]
+
+
+def _points(chart: "array[float]") -> list[Json]:
+    width = len(_CHART_FIELDS)
+    points = []
+    for at in range(0, len(chart), width):
+        values = (None if math.isnan(value) else value for value in chart[at : at + width])
+        point: Json = dict(zip(_CHART_FIELDS, values, strict=True))
+        points.append(point | {"at_ms": int(point["at_ms"])})
+    return points
 
 
 def _spans(registry: RegistryView) -> dict[tuple[str, ...], _Numbers]:

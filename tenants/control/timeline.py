@@ -16,8 +16,9 @@ MAX_TENANTS: Final = 2000
 """Tenants that are remembered; of those beyond it nothing is, until others have been silent for an hour: 40 MiB."""
 
 MAX_POINTS: Final = 360
-_SPACING_MS: Final = 5_000
-"""Readings closer than this to the one before are passed over, so that who reads often does not shorten the hour."""
+_SPACING_MS: Final = 9_000
+"""Readings closer than this to the one before are passed over: the hour is one of a reading every ten seconds, and who
+reads more often must not shorten it."""
 
 _RATE_MS: Final = 60_000
 

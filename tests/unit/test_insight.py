@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tenants.control import insight as module
-from tenants.control.insight import MAX_WATCHED, TenantInsight
+from tenants.control.insight import TenantInsight
 from tenants.control.problem import ProblemError
 from tenants.control.timeline import Timeline
 from tenants.endpoint.collector_set import TenantLook
@@ -120,16 +120,36 @@ async def test_what_cannot_be_read_is_said(looked: Looked) -> None:
         await looked.insight.red(ACME)
 
 
-async def test_looks_of_few_tenants_are_kept(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WATCHED", 2)
-    assert MAX_WATCHED > 2
-    looked.look = _view(_span(1))
-    for name in ("a", "b", "a", "c"):
-        await looked.insight.red(TenantId(name))
-    assert len(looked.insight) == 2
-    assert looked.looks == 3
-    await looked.insight.red(TenantId("a"))
-    assert looked.looks == 3
+async def test_however_many_small_tenants_are_looked_at_each_has_a_rate(looked: Looked) -> None:
+    for calls in (0, 300):
+        looked.look = _view(_span(calls))
+        rates = [(await looked.insight.red(TenantId(f"t{number}")))["rows"][0]["per_second"] for number in range(200)]
+        looked.clock.now_ms += 60_000
+    assert rates == [5.0] * 200
+
+
+async def test_who_comes_when_the_room_is_full_is_shown_without_rates_until_others_have_gone(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WATCHED_BYTES", 50_000)
+    rates: dict[str, list[float | None]] = {name: [] for name in "abcd"}
+
+    async def look(*names: str) -> None:
+        looked.clock.now_ms += 20_000
+        looked.look = _view(_span(looked.clock.now_ms / 1000))
+        for name in names:
+            rates[name].append((await looked.insight.red(TenantId(name)))["rows"][0]["per_second"])
+            assert (await looked.insight.timeline(TenantId(name)))["tenant"] == name
+
+    for _ in range(3):
+        await look(*"abcd")
+    kept = [name for name in "abcd" if rates[name][-1] is not None]
+    left_out = [name for name in "abcd" if rates[name][-1] is None]
+    assert [len(kept), len(left_out)] == [2, 2]
+    for _ in range(8):
+        await look(*left_out)
+    # The places of the others are free.
+    assert [rates[name][-1] for name in left_out] == [1.0, 1.0]
 
 
 @pytest_asyncio.fixture

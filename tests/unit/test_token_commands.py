@@ -1,6 +1,7 @@
 """``millrace tokens``: against a store on disk, as an operator types it."""
 
 import asyncio
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def test_a_token_is_made_printed_once_listed_and_revoked(config: Path) -> None:
     assert token.secret not in listed.stdout
     assert run(config, "revoke", token.token_id).exit_code == 0
     assert "revoked" in run(config, "list").stdout
+
+
+def test_a_user_without_a_name_makes_one_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", no_name)
+    made = run(config, "create", "--scope", "operator")
+    assert made.exit_code == 0, made.stderr
+    assert run(config, "revoke", made.stdout.strip().split("_")[1]).exit_code == 0
 
 
 async def test_a_running_service_takes_it_at_once(config: Path, tmp_path: Path) -> None:
