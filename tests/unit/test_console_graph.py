@@ -10,6 +10,7 @@ import pytest
 from cluster.demo.acme import ACME
 from cluster.demo.globex import GLOBEX
 from cluster.demo.model import Flavour
+from tenants.console import graph_labels
 from tenants.console.graph_labels import Box, Label, overlap, place_labels
 from tenants.console.graph_layout import NODE_WIDTH, lay_out
 from tenants.console.graph_svg import MAX_EDGES, draw
@@ -131,3 +132,32 @@ def test_a_graph_that_nobody_could_read_is_cut() -> None:
     arrows = _arrows(_draw(*edges))
     assert len(arrows) == MAX_EDGES
     assert str(arrows[0][0].text).startswith(f"hub → s{MAX_EDGES + 49}:")
+
+
+def _tall(layers: int) -> list[dict[str, Any]]:
+    """Return a chain, and as many edges again, each of which passes many layers."""
+    chain = list(itertools.pairwise(range(layers)))
+    past = [(first, layers - 1 - first) for first in range(layers // 2 - 1)]
+    past += [(0, last) for last in range(layers // 2 + 1, layers - 1)]
+    return [_edge(f"s{client:03}", f"s{server:03}") for client, server in chain + past]
+
+
+def _comparisons(monkeypatch: pytest.MonkeyPatch, edges: list[dict[str, Any]]) -> int:
+    """Return how often something was compared with the place of a text."""
+    made = itertools.count()
+    with monkeypatch.context() as patch:
+        for name in ("overlap", "covers"):
+            compare = getattr(graph_labels, name)
+            patch.setattr(graph_labels, name, lambda *both, compare=compare: (next(made), compare(*both))[1])
+        _draw(*edges)
+    return next(made)
+
+
+def test_the_work_of_placing_texts_grows_with_the_arrows_and_not_with_their_square(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low, high = _tall(15), _tall(60)
+    assert 4 * len(low) < len(high) <= MAX_EDGES
+    few, many = (_comparisons(monkeypatch, edges) / len(edges) for edges in (low, high))
+    assert 0 < many < 2 * few
+    assert many < 1000
