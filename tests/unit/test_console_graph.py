@@ -1,7 +1,11 @@
 """The picture of a service graph: complete, readable, and harmless whatever services call themselves."""
 
+import asyncio
 import itertools
 import re
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,7 +17,9 @@ from cluster.demo.model import Flavour
 from tenants.console import graph_labels
 from tenants.console.graph_labels import Box, Label, overlap, place_labels
 from tenants.console.graph_layout import NODE_WIDTH, lay_out
+from tenants.console.graph_pictures import GraphPictures
 from tenants.console.graph_svg import MAX_EDGES, draw
+from tenants.console.tenant_pages import Graph
 from tests.integration.dashboards.demo_shop import edges as edges_of
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -161,3 +167,49 @@ def test_the_work_of_placing_texts_grows_with_the_arrows_and_not_with_their_squa
     few, many = (_comparisons(monkeypatch, edges) / len(edges) for edges in (low, high))
     assert 0 < many < 2 * few
     assert many < 1000
+
+
+async def test_the_event_loop_goes_on_while_a_picture_is_drawn() -> None:
+    may_end = threading.Event()
+
+    def wait(graph: Mapping[str, Any], link: str) -> str:
+        return "drawn" if may_end.wait(10) else "nothing else went on"
+
+    edge = _edge("web", "shop", mean_s=0.1, p50_s=0.1, p99_s=0.3)
+    page = _page(GraphPictures(wait), {"edges": [edge], "nodes": [], "services": [], "left_out": 3})
+    refreshing = asyncio.create_task(page.refresh())
+    asyncio.get_running_loop().call_later(0.01, may_end.set)
+    await refreshing
+    assert page._picture.content == "drawn"
+    assert page._left_out.text == "3 connections that count less are not drawn"
+
+
+def _page(pictures: GraphPictures, graph: dict[str, Any]) -> Any:
+    """Return the page with what a browser would show in mere attributes."""
+
+    async def get(path: str, tenant: str) -> dict[str, Any]:
+        return graph
+
+    page: Any = Graph(SimpleNamespace(get=get), "acme", pictures=pictures)  # type: ignore[arg-type]
+    page._service = ""
+    page._select = SimpleNamespace(options={"": "All services"})
+    page._left_out, page._picture, page._table = SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
+    return page
+
+
+async def test_one_picture_is_drawn_at_a_time_and_each_once_for_all_who_look() -> None:
+    drawn: list[str] = []
+    two_at_a_time = threading.Barrier(2)
+
+    def note(graph: Mapping[str, Any], link: str) -> str:
+        picture = f"{link}{graph['edges'][0]['client']}"
+        drawn.append(picture)
+        with pytest.raises(threading.BrokenBarrierError):
+            two_at_a_time.wait(0.1)
+        return picture
+
+    pictures = GraphPictures(note)
+    asked = [(client, link) for client in ("a", "b") for link in ("/acme?", "/globex?")] * 3
+    shown = await asyncio.gather(*(pictures.picture({"edges": [_edge(client, "x")]}, link) for client, link in asked))
+    assert shown == [f"{link}{client}" for client, link in asked]
+    assert sorted(drawn) == ["/acme?a", "/acme?b", "/globex?a", "/globex?b"]
