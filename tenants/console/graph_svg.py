@@ -87,6 +87,13 @@ def draw(graph: Mapping[str, Any], link: str) -> str:
     )
 
 
+def not_drawn(graph: Mapping[str, Any]) -> int:
+    """Return how many connections the picture does not show, those included that the API left out."""
+    arrows = {(edge["client"], edge["server"]) for edge in graph["edges"]}
+    left_out: int = graph["left_out"]
+    return max(0, len(arrows) - MAX_EDGES) + left_out
+
+
 def _merged(edges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Make one of the edges between the same two nodes, those of another type too: they are one arrow."""
     found: dict[tuple[str, str], dict[str, Any]] = {}

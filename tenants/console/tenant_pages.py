@@ -13,7 +13,7 @@ from tenants.console import figures_text as say
 from tenants.console.charts import Chart
 from tenants.console.frame import card, frame, html, live, theme, views
 from tenants.console.graph_pictures import GraphPictures
-from tenants.console.graph_svg import MAX_EDGES
+from tenants.console.graph_svg import not_drawn
 from tenants.console.markup import Cell, Html, bar, data_path, table, tag, tenant_path, text
 from tenants.console.operator_pages import endpoint_tag, state_tag, tile
 from tenants.console.visitor import ApiProblemError, Visitor
@@ -318,7 +318,7 @@ class Graph(TenantPage):
         if self._select.options != names:
             self._select.set_options(names, value=self._service)
         edges = graph["edges"]
-        hidden = max(0, len(edges) - MAX_EDGES) + graph["left_out"]
+        hidden = not_drawn(graph)
         self._left_out.text = f"{hidden} connections that count less are not drawn" if hidden else ""
         if not edges:
             self._picture.content = '<p class="soft">No calls between services are known yet.</p>'

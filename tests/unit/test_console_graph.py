@@ -18,7 +18,7 @@ from tenants.console import graph_labels
 from tenants.console.graph_labels import Box, Label, overlap, place_labels
 from tenants.console.graph_layout import NODE_WIDTH, lay_out
 from tenants.console.graph_pictures import GraphPictures
-from tenants.console.graph_svg import MAX_EDGES, draw
+from tenants.console.graph_svg import MAX_EDGES, draw, not_drawn
 from tenants.console.tenant_pages import Graph
 from tests.integration.dashboards.demo_shop import edges as edges_of
 
@@ -138,6 +138,14 @@ def test_a_graph_that_nobody_could_read_is_cut() -> None:
     arrows = _arrows(_draw(*edges))
     assert len(arrows) == MAX_EDGES
     assert str(arrows[0][0].text).startswith(f"hub → s{MAX_EDGES + 49}:")
+
+
+def test_the_page_counts_arrows_that_are_not_drawn() -> None:
+    edges = [_edge("hub", f"s{number}") for number in range(MAX_EDGES)]
+    twice = [_edge("hub", f"s{number}", connection_type="messaging_system") for number in range(20)]
+    assert not_drawn({"edges": edges + twice, "left_out": 0}) == 0
+    more = [_edge(f"s{number}", "hub") for number in range(3)]
+    assert not_drawn({"edges": edges + twice + more, "left_out": 4}) == 7
 
 
 def _tall(layers: int) -> list[dict[str, Any]]:
