@@ -3,7 +3,8 @@
 NiceGUI has one application per process, so a process has one console.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -13,13 +14,14 @@ from nicegui import app as pages
 
 from tenants.console.doors import PREFIX, SIGN_IN
 from tenants.console.edit_page import Edit
+from tenants.console.graph_pictures import GraphPictures
 from tenants.console.operator_pages import AuditPage, ClusterPage, TenantsPage
 from tenants.console.same_origin import SameOrigin
 from tenants.console.tenant_pages import Cardinality, Graph, InForce, LedgerView, Overview, TenantPage
 from tenants.console.visitor import Door, Visitor
 from tenants.identity.tenant_id import TenantId
 
-_TENANT_PAGES: Final[tuple[type[TenantPage], ...]] = (Overview, Graph, Cardinality, LedgerView, InForce, Edit)
+_TENANT_PAGES: Final[tuple[type[TenantPage], ...]] = (Overview, Cardinality, LedgerView, InForce, Edit)
 _OperatorPage = type[TenantsPage] | type[ClusterPage] | type[AuditPage]
 _OPERATOR_PAGES: Final[Mapping[str, _OperatorPage]] = {"/": TenantsPage, "/cluster": ClusterPage, "/audit": AuditPage}
 
@@ -28,8 +30,9 @@ def add_console(app: FastAPI, door: Door) -> None:
     """Add the pages; call once in a process, before it serves."""
     for path, page in _OPERATOR_PAGES.items():
         _add_operator_page(path, page, door)
-    for view in _TENANT_PAGES:
-        _add_tenant_page(view, door)
+    for tenant_page in _TENANT_PAGES:
+        _add_tenant_page(tenant_page.view, tenant_page, door)
+    _add_tenant_page(Graph.view, partial(Graph, pictures=GraphPictures()), door)
     pages.add_middleware(SameOrigin)
     ui.run_with(
         app,
@@ -59,8 +62,8 @@ def _add_operator_page(path: str, page: _OperatorPage, door: Door) -> None:
         return None
 
 
-def _add_tenant_page(page: type[TenantPage], door: Door) -> None:
-    path = "/tenant/{tenant}" + (f"/{page.view}" if page.view else "")
+def _add_tenant_page(view: str, page: Callable[[Visitor, str], TenantPage], door: Door) -> None:
+    path = "/tenant/{tenant}" + (f"/{view}" if view else "")
 
     @ui.page(path)
     async def tenant_page(request: Request, tenant: str, client: Client) -> Response | None:

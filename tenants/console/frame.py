@@ -22,7 +22,7 @@ _THEME: Final = "millrace_theme"
 _STYLE: Final = Path(__file__).with_name("style.css").read_text()
 
 # Keys work by pressing what is marked with them: no key does what no mouse can.
-_KEYS: Final = """
+_KEY_SCRIPT: Final = """
 <script>
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -38,6 +38,22 @@ document.addEventListener('keydown', (event) => {
 });
 </script>
 """
+
+
+KEYS: Final = {
+    "1 … 6": "views of a tenant",
+    "/": "search",
+    "r": "dry run, in the editor",
+    "d": "light or dark",
+    "Esc": "leave a field",
+}
+OPERATOR_KEYS: Final = {
+    "t": "tenants",
+    "c": "cluster",
+    "a": "audit",
+    "p": "previous page of tenants",
+    "n": "next page of tenants",
+}
 
 
 def theme(request: Request) -> bool | None:
@@ -57,7 +73,7 @@ def frame(request: Request, visitor: Visitor, title: str, here: str) -> Iterator
     """
     ui.page_title(f"{title} · Millrace")
     ui.add_css(_STYLE)
-    ui.add_head_html(_KEYS)
+    ui.add_head_html(_KEY_SCRIPT)
     ui.dark_mode(theme(request))
     # One that can be read on both grounds, with white on it.
     ui.colors(primary="#12808a", negative="#c2362c", positive="#12808a")
@@ -142,10 +158,8 @@ def _toggle() -> None:
 
 
 def _help(visitor: Visitor) -> ui.dialog:
-    keys = [("1 … 6", "views of a tenant"), ("/", "search"), ("d", "light or dark"), ("Esc", "leave a field")]
-    if visitor.is_operator:
-        keys = [("t", "tenants"), ("c", "cluster"), ("a", "audit"), *keys]
+    keys = OPERATOR_KEYS | KEYS if visitor.is_operator else KEYS
     with ui.dialog() as dialog, ui.card():
-        rows = "".join(f"<tr><td><code>{key}</code></td><td>{what}</td></tr>" for key, what in keys)
+        rows = "".join(f"<tr><td><code>{key}</code></td><td>{what}</td></tr>" for key, what in keys.items())
         html(f'<h2>Keys</h2><table class="plain"><tbody>{rows}</tbody></table>')
     return dialog

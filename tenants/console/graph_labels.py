@@ -1,10 +1,14 @@
 """Where the text of each arrow of a service graph stands: beside nothing else, as far as there is room.
 
 Every text has places on its own arrow. One after the other takes the place where it covers least; then each looks
-again, now that the others stand somewhere.
+again, now that the others stand somewhere. A place is compared with what lies near it alone, so that the work grows as
+the picture does, and not as its square.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +16,10 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
+_Cell = tuple[int, int]
+
+_CELL: Final = 64
+"""Side of the squares that say what lies near: about as large as a text, which then touches few of them."""
 _LOOKS: Final = 3
 _OF_NODE: Final = 3.0
 """How bad it is to cover a square pixel of a node, or of the head of an arrow."""
@@ -52,36 +60,72 @@ def place_labels(labels: Sequence[Label], nodes: Sequence[Box], arrows: Sequence
         arrows: points on each arrow, close enough that a text over it covers one.
     """
     boxes = [[label.box(place) for place in label.places] for label in labels]
-    free = [_free_costs(own, [*arrows[:number], *arrows[number + 1 :]], nodes) for number, own in enumerate(boxes)]
+    cells = [[_cells(box) for box in own] for own in boxes]
+    free = _free_costs(boxes, cells, nodes, arrows)
     taken: dict[int, int] = {}
+    texts: defaultdict[_Cell, set[int]] = defaultdict(set)
     for _ in range(_LOOKS):
         before = dict(taken)
         for number, own in enumerate(boxes):
-            others = [boxes[other][at] for other, at in taken.items() if other != number]
-            taken[number] = _best(own, free[number], others)
+            if number in taken:
+                for cell in cells[number][taken[number]]:
+                    texts[cell].discard(number)
+            costs = []
+            for box, near, cost in zip(own, cells[number], free[number], strict=True):
+                others = _in_any(texts, near)
+                costs.append(cost + _OF_TEXT * sum(overlap(box, boxes[other][taken[other]]) for other in others))
+            taken[number] = costs.index(min(costs))
+            for cell in cells[number][taken[number]]:
+                texts[cell].add(number)
         if taken == before:
             break
     return [label.places[taken[number]] for number, label in enumerate(labels)]
 
 
-def _free_costs(boxes: Sequence[Box], arrows: Sequence[Sequence[Point]], nodes: Sequence[Box]) -> list[float]:
-    """Return how bad each box is for a text, whatever the other texts do."""
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    points = [(x, y) for arrow in arrows for x, y in arrow if left < x < right and top < y < bottom]
-    costs = []
-    for order, box in enumerate(boxes):
-        covered = sum(overlap(box, node) for node in nodes)
-        lines = sum(box[0] < x < box[2] and box[1] < y < box[3] for x, y in points)
-        costs.append(_OF_NODE * covered + _OF_LINE * lines + _OF_ORDER * order)
+def _free_costs(
+    boxes: Sequence[Sequence[Box]],
+    cells: Sequence[Sequence[Sequence[_Cell]]],
+    nodes: Sequence[Box],
+    arrows: Sequence[Sequence[Point]],
+) -> list[list[float]]:
+    """Return how bad each box of each text is, whatever the other texts do."""
+    covering: defaultdict[_Cell, set[int]] = defaultdict(set)
+    for number, node in enumerate(nodes):
+        for cell in _cells(node):
+            covering[cell].add(number)
+    points: defaultdict[_Cell, list[tuple[int, Point]]] = defaultdict(list)
+    for number, arrow in enumerate(arrows):
+        for point in arrow:
+            points[_cell(*point)].append((number, point))
+    costs: list[list[float]] = []
+    for number, own in enumerate(boxes):
+        costs.append([])
+        for order, (box, near) in enumerate(zip(own, cells[number], strict=True)):
+            covered = sum(overlap(box, nodes[node]) for node in _in_any(covering, near))
+            lines = sum(covers(box, point) for cell in near for arrow, point in points.get(cell, ()) if arrow != number)
+            costs[-1].append(_OF_NODE * covered + _OF_LINE * lines + _OF_ORDER * order)
     return costs
 
 
-def _best(boxes: Sequence[Box], free: Sequence[float], others: Sequence[Box]) -> int:
-    def cost(index: int) -> tuple[float, int]:
-        return free[index] + _OF_TEXT * sum(overlap(boxes[index], other) for other in others), index
+def _cell(x: float, y: float) -> _Cell:
+    return math.floor(x / _CELL), math.floor(y / _CELL)
 
-    return min(range(len(boxes)), key=cost)
+
+def _cells(box: Box) -> list[_Cell]:
+    """Return all that a box touches."""
+    left, top = _cell(box[0], box[1])
+    right, bottom = _cell(box[2], box[3])
+    return list(itertools.product(range(left, right + 1), range(top, bottom + 1)))
+
+
+def _in_any(found: Mapping[_Cell, set[int]], cells: Iterable[_Cell]) -> set[int]:
+    """Return what is in any of the cells, once."""
+    return set[int]().union(*(found[cell] for cell in cells if cell in found))
+
+
+def covers(box: Box, point: Point) -> bool:
+    """Whether a point lies inside a box."""
+    return box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
 
 
 def overlap(one: Box, other: Box) -> float:

@@ -30,6 +30,8 @@ _NAME_CHARACTERS: Final = 19
 _CHARACTER_WIDTH: Final = 6.6
 _PARTS: Final = (0.6, 0.55, 0.65, 0.5, 0.7, 0.45, 0.75, 0.4, 0.8, 0.35, 0.84, 0.3, 0.25, 0.2)
 """Where on a piece of an arrow its text may stand, the best first."""
+_PIECES: Final = 2
+"""On so many pieces of an arrow, from its caller on: however many layers it crosses, its text has as many places."""
 _HEAD: Final = 14.0
 """Side of the square that the head of an arrow needs."""
 _STEPS: Final = 16
@@ -72,7 +74,7 @@ def draw(graph: Mapping[str, Any], link: str) -> str:
         labels,
         [(x - NODE_WIDTH / 2, y, x + NODE_WIDTH / 2, y + _HEIGHT) for x, y in spots.values()]
         + [(x - _HEAD / 2, y - _HEAD, x + _HEAD / 2, y) for x, y in ends],
-        [[piece.at(step / _STEPS) for piece in curve for step in range(1, _STEPS)] for curve in curves],
+        [_points(curve) for curve in curves],
     )
     lines = [_line(edge, curve, most, number) for number, (edge, curve) in enumerate(zip(edges, curves, strict=True))]
     texts = [_text(edge, label, place) for edge, label, place in zip(edges, labels, places, strict=True)]
@@ -83,6 +85,13 @@ def draw(graph: Mapping[str, Any], link: str) -> str:
         f'width="{width:.0f}" height="{height}"><defs>{_MARKERS}</defs>'
         f"{''.join(lines)}{''.join(texts)}{''.join(boxes)}</svg>"
     )
+
+
+def not_drawn(graph: Mapping[str, Any]) -> int:
+    """Return how many connections the picture does not show, those included that the API left out."""
+    arrows = {(edge["client"], edge["server"]) for edge in graph["edges"]}
+    left_out: int = graph["left_out"]
+    return max(0, len(arrows) - MAX_EDGES) + left_out
 
 
 def _merged(edges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -122,10 +131,9 @@ class _Cubic:
 
     def at(self, part: float) -> Point:
         rest = 1 - part
-        weights = (rest**3, 3 * rest * rest * part, 3 * rest * part * part, part**3)
-        points = (self.start, self.first, self.second, self.end)
-        x = sum(weight * point[0] for weight, point in zip(weights, points, strict=True))
-        return x, sum(weight * point[1] for weight, point in zip(weights, points, strict=True))
+        a, b, c, d = rest**3, 3 * rest * rest * part, 3 * rest * part * part, part**3
+        (x1, y1), (x2, y2), (x3, y3), (x4, y4) = self.start, self.first, self.second, self.end
+        return a * x1 + b * x2 + c * x3 + d * x4, a * y1 + b * y2 + c * y3 + d * y4
 
 
 def _curve(client: Point, server: Point, bends: Sequence[tuple[float, int]] | None) -> list[_Cubic]:
@@ -144,6 +152,12 @@ def _curve(client: Point, server: Point, bends: Sequence[tuple[float, int]] | No
         bend = (end[1] - start[1]) * 0.5
         curve.append(_Cubic(start, (start[0], start[1] + bend), (end[0], end[1] - bend), end))
     return curve
+
+
+def _points(curve: Sequence[_Cubic]) -> list[Point]:
+    # Every second piece passes a layer: it is short, and fewer points are as close.
+    steps = (range(1, _STEPS), range(1, _STEPS, 3))
+    return [piece.at(step / _STEPS) for number, piece in enumerate(curve) for step in steps[number % 2]]
 
 
 def _lean(x: float, towards: float) -> float:
@@ -169,7 +183,7 @@ def _label(edge: Mapping[str, Any], curve: Sequence[_Cubic]) -> Label:
     """Say what an arrow says, and where it may: arrows of one caller part on their way down."""
     said = _said(edge)
     width = max(len(part) for part in said) * _CHARACTER_WIDTH + 6
-    return Label([piece.at(part) for piece in curve for part in _PARTS], width, 14 * len(said) + 3)
+    return Label([piece.at(part) for piece in curve[:_PIECES] for part in _PARTS], width, 14 * len(said) + 3)
 
 
 def _text(edge: Mapping[str, Any], label: Label, place: Point) -> str:

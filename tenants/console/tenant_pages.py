@@ -12,7 +12,8 @@ from nicegui import ui
 from tenants.console import figures_text as say
 from tenants.console.charts import Chart
 from tenants.console.frame import card, frame, html, live, theme, views
-from tenants.console.graph_svg import MAX_EDGES, draw
+from tenants.console.graph_pictures import GraphPictures
+from tenants.console.graph_svg import not_drawn
 from tenants.console.markup import Cell, Html, bar, data_path, table, tag, tenant_path, text
 from tenants.console.operator_pages import endpoint_tag, state_tag, tile
 from tenants.console.visitor import ApiProblemError, Visitor
@@ -278,6 +279,10 @@ class Graph(TenantPage):
     view = "graph"
     title = "Service graph"
 
+    def __init__(self, visitor: Visitor, tenant: str, *, pictures: GraphPictures) -> None:
+        super().__init__(visitor, tenant)
+        self._pictures = pictures
+
     def content(self) -> None:
         """Build what the view shows."""
         self._service = self.request.query_params.get("service", "")[:1024]
@@ -313,13 +318,14 @@ class Graph(TenantPage):
         if self._select.options != names:
             self._select.set_options(names, value=self._service)
         edges = graph["edges"]
-        hidden = max(0, len(edges) - MAX_EDGES) + graph["left_out"]
+        hidden = not_drawn(graph)
         self._left_out.text = f"{hidden} connections that count less are not drawn" if hidden else ""
         if not edges:
             self._picture.content = '<p class="soft">No calls between services are known yet.</p>'
             self._table.content = ""
             return
-        self._picture.content = draw(graph, f"{tenant_path(self.tenant, 'graph')}?service=")
+        link = f"{tenant_path(self.tenant, 'graph')}?service="
+        self._picture.content = await self._pictures.picture(graph, link)
         self._table.content = table(
             ["Client", "Server", "Type", "Rate", "Errors", "Mean", "Median", "95 %", "99 %", "Requests in all"],
             [

@@ -1,7 +1,11 @@
 """The picture of a service graph: complete, readable, and harmless whatever services call themselves."""
 
+import asyncio
 import itertools
 import re
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,9 +14,12 @@ import pytest
 from cluster.demo.acme import ACME
 from cluster.demo.globex import GLOBEX
 from cluster.demo.model import Flavour
+from tenants.console import graph_labels
 from tenants.console.graph_labels import Box, Label, overlap, place_labels
 from tenants.console.graph_layout import NODE_WIDTH, lay_out
-from tenants.console.graph_svg import MAX_EDGES, draw
+from tenants.console.graph_pictures import GraphPictures
+from tenants.console.graph_svg import MAX_EDGES, draw, not_drawn
+from tenants.console.tenant_pages import Graph
 from tests.integration.dashboards.demo_shop import edges as edges_of
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -131,3 +138,86 @@ def test_a_graph_that_nobody_could_read_is_cut() -> None:
     arrows = _arrows(_draw(*edges))
     assert len(arrows) == MAX_EDGES
     assert str(arrows[0][0].text).startswith(f"hub → s{MAX_EDGES + 49}:")
+
+
+def test_the_page_counts_arrows_that_are_not_drawn() -> None:
+    edges = [_edge("hub", f"s{number}") for number in range(MAX_EDGES)]
+    twice = [_edge("hub", f"s{number}", connection_type="messaging_system") for number in range(20)]
+    assert not_drawn({"edges": edges + twice, "left_out": 0}) == 0
+    more = [_edge(f"s{number}", "hub") for number in range(3)]
+    assert not_drawn({"edges": edges + twice + more, "left_out": 4}) == 7
+
+
+def _tall(layers: int) -> list[dict[str, Any]]:
+    """Return a chain, and as many edges again, each of which passes many layers."""
+    chain = list(itertools.pairwise(range(layers)))
+    past = [(first, layers - 1 - first) for first in range(layers // 2 - 1)]
+    past += [(0, last) for last in range(layers // 2 + 1, layers - 1)]
+    return [_edge(f"s{client:03}", f"s{server:03}") for client, server in chain + past]
+
+
+def _comparisons(monkeypatch: pytest.MonkeyPatch, edges: list[dict[str, Any]]) -> int:
+    """Return how often something was compared with the place of a text."""
+    made = itertools.count()
+    with monkeypatch.context() as patch:
+        for name in ("overlap", "covers"):
+            compare = getattr(graph_labels, name)
+            patch.setattr(graph_labels, name, lambda *both, compare=compare: (next(made), compare(*both))[1])
+        _draw(*edges)
+    return next(made)
+
+
+def test_the_work_of_placing_texts_grows_with_the_arrows_and_not_with_their_square(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low, high = _tall(15), _tall(60)
+    assert 4 * len(low) < len(high) <= MAX_EDGES
+    few, many = (_comparisons(monkeypatch, edges) / len(edges) for edges in (low, high))
+    assert 0 < many < 2 * few
+    assert many < 1000
+
+
+async def test_the_event_loop_goes_on_while_a_picture_is_drawn() -> None:
+    may_end = threading.Event()
+
+    def wait(graph: Mapping[str, Any], link: str) -> str:
+        return "drawn" if may_end.wait(10) else "nothing else went on"
+
+    edge = _edge("web", "shop", mean_s=0.1, p50_s=0.1, p99_s=0.3)
+    page = _page(GraphPictures(wait), {"edges": [edge], "nodes": [], "services": [], "left_out": 3})
+    refreshing = asyncio.create_task(page.refresh())
+    asyncio.get_running_loop().call_later(0.01, may_end.set)
+    await refreshing
+    assert page._picture.content == "drawn"
+    assert page._left_out.text == "3 connections that count less are not drawn"
+
+
+def _page(pictures: GraphPictures, graph: dict[str, Any]) -> Any:
+    """Return the page with what a browser would show in mere attributes."""
+
+    async def get(path: str, tenant: str) -> dict[str, Any]:
+        return graph
+
+    page: Any = Graph(SimpleNamespace(get=get), "acme", pictures=pictures)  # type: ignore[arg-type]
+    page._service = ""
+    page._select = SimpleNamespace(options={"": "All services"})
+    page._left_out, page._picture, page._table = SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
+    return page
+
+
+async def test_one_picture_is_drawn_at_a_time_and_each_once_for_all_who_look() -> None:
+    drawn: list[str] = []
+    two_at_a_time = threading.Barrier(2)
+
+    def note(graph: Mapping[str, Any], link: str) -> str:
+        picture = f"{link}{graph['edges'][0]['client']}"
+        drawn.append(picture)
+        with pytest.raises(threading.BrokenBarrierError):
+            two_at_a_time.wait(0.1)
+        return picture
+
+    pictures = GraphPictures(note)
+    asked = [(client, link) for client in ("a", "b") for link in ("/acme?", "/globex?")] * 3
+    shown = await asyncio.gather(*(pictures.picture({"edges": [_edge(client, "x")]}, link) for client, link in asked))
+    assert shown == [f"{link}{client}" for client, link in asked]
+    assert sorted(drawn) == ["/acme?a", "/acme?b", "/globex?a", "/globex?b"]
