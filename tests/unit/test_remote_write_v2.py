@@ -1,4 +1,4 @@
-"""What only 2.0 says: since when series count, and what they are; and batches that are said again or halved."""
+"""What only 2.0 says: since when series count, and what they are; and batches that are said again or divided."""
 
 import json
 from typing import Any
