@@ -672,7 +672,7 @@ impl Output {
         let mut left_out = LeftOut::default();
         if let Some(mut relabelled) = self.relabelled.take() {
             for ended in relabelled.take_ended() {
-                let samples = ended
+                let samples: usize = ended
                     .messages
                     .iter()
                     .map(|each| each.samples + each.histograms)
@@ -683,6 +683,7 @@ impl Output {
                         .put_encoded(&ended.labels, &ended.metadata, message, &ended.fields());
                     count(&mut self.open, message);
                 }
+                self.open.ahead += samples.saturating_sub(1);
             }
             left_out = relabelled.left_out;
         }
