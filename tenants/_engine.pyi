@@ -313,7 +313,9 @@ def as_remote_write_1(body: Buffer) -> WriteBatch:
     """
 
 def split_batch(body: Buffer, message: str) -> list[WriteBatch]:
-    """Halve a batch by its series, to be sent in the order returned; one of a single series stays whole.
+    """Divide a batch by its series, to be sent in the order returned; one of a single series stays whole.
+
+    One that has both kinds becomes the series with samples and those with native histograms; any other is halved.
 
     Raises:
         MalformedFrame: not the body of a batch that this engine encoded as this message.

@@ -1,4 +1,4 @@
-"""Whether batches of Remote-Write 1.0 and 2.0 say the same, also halved, in steps, or said again in 1.0."""
+"""Whether batches of Remote-Write 1.0 and 2.0 say the same, also divided, in steps, or said again in 1.0."""
 
 import struct
 from collections.abc import Iterable
@@ -39,8 +39,8 @@ def assert_same(one: list[WriteBatch], two: list[WriteBatch], *, counter_exempla
     going_on = {_family(key, each): each.metadata for key, each in decoded.items() if not _ends(each.series)}
     assert going_on.items() <= described.items()
     assert all(not decode_metadata(batch.body) for batch in one[:-1])
-    assert _bits(decoded_v1(_halves(one, ProtobufMessage.V1))) == _bits(expected)
-    assert _bits(_simple(decoded_v2(_halves(two, ProtobufMessage.V2)))) == _bits(simple)
+    assert _bits(decoded_v1(_parts(one, ProtobufMessage.V1))) == _bits(expected)
+    assert _bits(_simple(decoded_v2(_parts(two, ProtobufMessage.V2)))) == _bits(simple)
     assert _bits(_in_steps(one, ProtobufMessage.V1)) == _bits(expected)
     assert _bits(_in_steps(two, ProtobufMessage.V2)) == _bits(simple)
     return decoded
@@ -73,12 +73,17 @@ def decoded_v2(batches: Iterable[WriteBatch]) -> dict[SeriesKey, SeriesV2]:
     return decoded
 
 
-def _halves(batches: list[WriteBatch], message: ProtobufMessage) -> list[WriteBatch]:
-    halves = [half for batch in batches for half in split_batch(batch.body, message.value)]
+def _parts(batches: list[WriteBatch], message: ProtobufMessage) -> list[WriteBatch]:
+    parts = []
     for batch in batches:
-        sizes = [half.series for half in split_batch(batch.body, message.value)]
-        assert sizes == ([batch.series // 2, (batch.series + 1) // 2] if batch.series > 1 else [1])
-    return halves
+        divided = split_batch(batch.body, message.value)
+        if batch.samples and batch.histograms:
+            assert [(part.samples, part.histograms) for part in divided] == [(batch.samples, 0), (0, batch.histograms)]
+        else:
+            sizes = [part.series for part in divided]
+            assert sizes == ([batch.series // 2, (batch.series + 1) // 2] if batch.series > 1 else [1])
+        parts += divided
+    return parts
 
 
 def _in_steps(batches: list[WriteBatch], message: ProtobufMessage) -> dict[SeriesKey, TimeSeries]:

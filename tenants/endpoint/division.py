@@ -7,11 +7,14 @@ from tenants import _engine
 from tenants.endpoint.batch import Batch
 
 Divide = Callable[[Batch], Sequence[Batch]]
-"""Return halves of a batch by series, in place of it; or the batch itself if it cannot be divided."""
+"""Return parts of a batch by series, in place of it; or the batch itself if it cannot be divided."""
 
 
-def halves(batch: Batch) -> Sequence[Batch]:
-    """Divide a batch that the engine has made; any other stays whole. Takes as long as to compress it."""
+def parts(batch: Batch) -> Sequence[Batch]:
+    """Divide a batch that the engine has made; any other stays whole. Takes as long as to compress it.
+
+    Native histograms are parted from everything else first, and only then is anything halved.
+    """
     try:
         written = _engine.split_batch(batch.body, batch.message.value)
     except _engine.MalformedFrame:
@@ -19,10 +22,10 @@ def halves(batch: Batch) -> Sequence[Batch]:
     return [
         replace(
             batch,
-            body=half.body,
-            samples=half.samples + half.histograms,
-            exemplars=half.exemplars,
-            series=half.series,
+            body=part.body,
+            samples=part.samples + part.histograms,
+            exemplars=part.exemplars,
+            series=part.series,
         )
-        for half in written
+        for part in written
     ]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tenants.endpoint.division import Divide, halves
+from tenants.endpoint.division import Divide, parts
 from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.work_threads import WorkThreads
 from tenants.journal.backlog_writer import BacklogWriter
@@ -54,7 +54,7 @@ class Surroundings:
     clock: Clock
     rng: random.Random
     version: str
-    divide: Divide = halves
+    divide: Divide = parts
     backlog: BacklogWriter | None = None
     threads: WorkThreads = field(default_factory=WorkThreads)
     tracer: Tracer | None = None

@@ -11,7 +11,7 @@ import pytest
 import snappy
 
 from tenants import _engine
-from tenants.endpoint import Batch, EndpointConfig, EndpointSender, HttpClients, Surroundings, SystemClock
+from tenants.endpoint import Batch, EndpointConfig, EndpointSender, HttpClients, Surroundings, SystemClock, suspicion
 from tenants.endpoint.collection_encoder import CollectionEncoder
 from tenants.endpoint.encoding import Encoding
 from tenants.settings.protobuf_message import ProtobufMessage
@@ -182,13 +182,16 @@ async def test_stopped_prometheus_leaves_no_process_and_no_data(prometheus: Prom
 
 
 async def test_native_histograms_where_they_are_switched_off_do_not_keep_the_rest_away(around: Surroundings) -> None:
+    # So many that a batch may not be divided until each of their histograms is found.
+    entities = suspicion.MAX_DIVISIONS + 36
     generator = {"processors": ["span-metrics-latency"], "generate_native_histograms": "both"}
     settings = book(overrides(acme=generator)).get(ACME)
     shard = _engine.Shard(settings.plan)
     clock = FakeClock()
     clock.time_ms = now_ms = int(time.time() * 1000)
     registry = _engine.Registry(settings.plan, now_ms - 60_000, seed=7)
-    shard.apply(group(settings, *(f"operation {number}" for number in range(4)), count=1).payload, now_ms * 1_000_000)
+    names = (f"operation {number}" for number in range(entities))
+    shard.apply(group(settings, *names, count=1).payload, now_ms * 1_000_000)
     registry.merge(1, shard.flush(now_ms * 1_000_000), now_ms * 1_000_000)
     encoder = CollectionEncoder()
     v1 = [Encoding(message=ProtobufMessage.V1)]
@@ -210,4 +213,4 @@ async def test_native_histograms_where_they_are_switched_off_do_not_keep_the_res
         assert counters.attempts_failed.keys() == {"http_500"}
         assert (counters.samples_failed, counters.samples_sent) == ({"http_500": natives}, classics)
         (count,) = await prometheus.query("count(traces_spanmetrics_latency_count)", (now_ms + 2000) / 1000)
-        assert count["value"][1] == "4"
+        assert count["value"][1] == str(entities)

@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenants import _engine
+from tenants.endpoint.collection_encoder import CollectionEncoder
+from tenants.endpoint.encoding import Encoding
 from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.processing.profile import TenantProfile
 from tenants.settings.model import validate
 from tenants.settings.protobuf_message import ProtobufMessage
 from tenants.settings.remote_write import RemoteWriteEndpoint
 from tenants.settings.write_relabel import rules_json
+from tests import traces
+from tests.engine_driver import EngineDriver
 from tests.reference_relabel import relabelled
 from tests.remote_write import decode, is_stale_marker
 from tests.unit.journalled import journalled, merge
@@ -143,9 +147,12 @@ def registry_of(settings: TenantProfile, *names: str) -> _engine.Registry:
     return registry
 
 
+def endpoint(*rules: dict[str, Any]) -> RemoteWriteEndpoint:
+    return validate(RemoteWriteEndpoint, {"url": "http://h/", "write_relabel_configs": list(rules)})
+
+
 def relabel(*rules: dict[str, Any]) -> _engine.Relabel | None:
-    endpoint = validate(RemoteWriteEndpoint, {"url": "http://h/", "write_relabel_configs": list(rules)})
-    text = rules_json(endpoint.write_relabel_configs)
+    text = rules_json(endpoint(*rules).write_relabel_configs)
     return _engine.Relabel(text) if text else None
 
 
@@ -179,6 +186,30 @@ def test_marker_gives_way_to_a_series_that_goes_on() -> None:
     (bodies,) = each_collected(registry, NOW_MS + 4 * half_an_hour, rules)
     ((_, sent),) = decode(bodies[0]).items()
     assert is_stale_marker(sent.samples[-1][1])
+
+
+def test_what_ends_behind_rules_is_sent_one_sample_of_a_series_at_a_time() -> None:
+    def plan(*dimensions: str) -> dict[str, Any]:
+        return traces.plan(span_metrics=traces.span_metrics_plan(dimensions=dimensions))
+
+    def count(second: int) -> None:
+        span = traces.span("op", trace_id=second.to_bytes(16), end_ns=second * 10**9, attributes={"a": "1"})
+        tenant.push(traces.request(traces.batch({"service.name": "shop"}, span)), second * 10**9)
+        tenant.flush(second * 10**9)
+
+    encoding = Encoding(rules_json(endpoint(*RENAMED).write_relabel_configs), ProtobufMessage.V1)
+    settings, encoder = book().get(ACME).settings, CollectionEncoder()
+    tenant = EngineDriver(plan("a"), started_at_ms=1000)
+    count(2)
+    encoder.encode(tenant.registry, settings, 10_000, [encoding])
+    count(11)
+    tenant.set_plan(plan(), 12 * 10**9)  # which cannot make the series with "a" any more
+    batches = encoder.encode(tenant.registry, settings, 20_000, [encoding])[encoding]
+    before, last = (decode(batch.body) for batch in batches)
+    assert before.keys() == last.keys()
+    for sent, sent_ms in ((before, 19_999), (last, 20_000)):
+        assert all([at_ms for at_ms, _ in each.samples] == [sent_ms] for each in sent.values())
+    assert [batch.follows for batch in batches] == [False, True]
 
 
 @pytest.mark.parametrize("mode", ["native", "both"])

@@ -1,4 +1,4 @@
-"""What only 2.0 says: since when series count, and what they are; and batches that are said again or halved."""
+"""What only 2.0 says: since when series count, and what they are; and batches that are said again or divided."""
 
 import json
 from typing import Any
@@ -70,6 +70,22 @@ def test_start_is_the_time_of_the_zero_sample_as_long_as_the_series_lasts() -> N
         assert {each.start_ms for (_, name), each in written.items() if name == "a"} == {1001}
     for written in (second, third):
         assert {each.start_ms for (_, name), each in written.items() if name == "b"} == {10_001}
+
+
+@pytest.mark.parametrize("silence_s", [299, 300, 301, 8 * 3600])
+def test_series_begin_behind_the_last_collection_but_not_long_before_their_values(silence_s: int) -> None:
+    tenant = Tenant(plan("both"))
+    begun_s = 10
+    tenant.registry.collect(begun_s * SECOND_MS, [], 2000, V2.value)
+    tenant.count(begun_s + silence_s - 1, "a")
+    now_ms = (begun_s + silence_s) * SECOND_MS
+    zero_ms = max(begun_s * SECOND_MS + 1, now_ms - 300_000)
+    written = tenant.written(begun_s + silence_s)
+    assert len(written) == 6
+    for each in written.values():
+        assert each.start_ms == zero_ms
+        histograms = [sample.timestamp_ms for sample in each.series.histograms]
+        assert [at_ms for at_ms, _ in each.series.samples] + histograms == [zero_ms, now_ms]
 
 
 def test_start_survives_a_restart() -> None:

@@ -1,5 +1,5 @@
-//! Batches read back: to say one in the older protocol, to halve one that is too large for its receiver, and to divide
-//! one that no receiver would take twice.
+//! Batches read back: to say one in the older protocol, to divide one that its receiver does not take whole, and one that
+//! no receiver would take twice.
 //!
 //! Only what [`crate::remote_write`] has written is read; everything else is refused.
 
@@ -82,20 +82,49 @@ pub fn as_remote_write_1(body: &[u8]) -> Result<WriteBatch> {
     compressed(&out, batch)
 }
 
-/// Halve a batch by its series; one of a single series stays whole. Sent in this order, the samples of a series stay in
+/// Divide a batch by its series; one of a single series stays whole. Sent in this order, the samples of a series stay in
 /// theirs.
+///
+/// One that has both kinds of series becomes those with samples and those with native histograms: a receiver that takes
+/// none of the latter refuses each of them, and halves would have some everywhere. Any other is halved.
 pub fn split_batch(body: &[u8], protocol: Protocol) -> Result<Vec<WriteBatch>> {
     let message = decompressed(body)?;
     let request = Request::read(&message, protocol)?;
-    let (first, second) = request.series.split_at(request.series.len() / 2);
-    let halves = [(first, &*request.metadata), (second, &[])];
-    let halves = halves.into_iter().filter(|(series, _)| !series.is_empty());
-    halves
+    let (mut first, mut second): (Vec<&[u8]>, Vec<&[u8]>) = (Vec::new(), Vec::new());
+    for series in &request.series {
+        let kind = if has_histograms(series, protocol)? {
+            &mut second
+        } else {
+            &mut first
+        };
+        kind.push(series);
+    }
+    if first.is_empty() || second.is_empty() {
+        let (earlier, later) = request.series.split_at(request.series.len() / 2);
+        (first, second) = (earlier.to_vec(), later.to_vec());
+    }
+    let parts = [(first, &*request.metadata), (second, &[])];
+    let parts = parts.into_iter().filter(|(series, _)| !series.is_empty());
+    parts
         .map(|(series, metadata)| match protocol {
-            Protocol::One => part_1(series, metadata),
-            Protocol::Two => request.part_2(series),
+            Protocol::One => part_1(&series, metadata),
+            Protocol::Two => request.part_2(&series),
         })
         .collect()
+}
+
+fn has_histograms(series: &[u8], protocol: Protocol) -> Result<bool> {
+    let wanted = match protocol {
+        Protocol::One => 4,
+        Protocol::Two => 3,
+    };
+    let mut cursor = Cursor::new(series, "series");
+    while let Some((number, _, _)) = next_field(&mut cursor)? {
+        if number == wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A batch in the steps that it has to be sent in. Each holds one sample of a series at most, so that it can be sent

@@ -582,8 +582,8 @@ fn as_remote_write_1(py: Python<'_>, body: Input<'_>) -> PyResult<WriteBatch> {
 fn split_batch(py: Python<'_>, body: Input<'_>, message: &str) -> PyResult<Vec<WriteBatch>> {
     let (body, protocol) = (body.as_slice(), protocol(message)?);
     detached(py, || {
-        let halves = batch_rewrite::split_batch(body, protocol)?;
-        Ok(halves.into_iter().map(WriteBatch).collect())
+        let parts = batch_rewrite::split_batch(body, protocol)?;
+        Ok(parts.into_iter().map(WriteBatch).collect())
     })
 }
 

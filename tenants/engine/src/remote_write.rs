@@ -18,6 +18,9 @@ use crate::wire::{Cursor, bytes_tag, fixed64_tag, varint_tag};
 /// Label that holds the name of the metric.
 pub(crate) const NAME: &[u8] = b"__name__";
 pub(crate) const LE: &[u8] = b"le";
+/// A batch whose message has become larger takes no further entity. Usual ones have not even a quarter when they are full
+/// of samples; long label values would otherwise make them larger than receivers take (32 MiB, remote-write §1.3).
+const MOST_MESSAGE_BYTES: usize = 4 << 20;
 /// Receivers drop an exemplar whose label is longer, name and value together (remote-write §1.2).
 const MOST_EXEMPLAR_CHARACTERS: usize = 128;
 
@@ -175,7 +178,7 @@ impl SeriesLabels {
 }
 
 /// Encodes series for each output, and cuts them into batches of at most `max_samples` samples, those of native
-/// histograms included.
+/// histograms included, and of about [`MOST_MESSAGE_BYTES`].
 pub struct BatchWriter {
     labels: SeriesLabels,
     histogram: HistogramEncoder,
@@ -540,6 +543,14 @@ impl OpenMessage {
         }
     }
 
+    /// Bytes it has so far, uncompressed.
+    fn size(&self) -> usize {
+        match self {
+            Self::One(message) => message.len(),
+            Self::Two(request) => request.size(),
+        }
+    }
+
     fn put_series(&mut self, series: &Series<'_>, message: &Message, fields: &Fields<'_>) {
         match self {
             Self::One(out) => remote_write_1::put_series(out, series, message, fields),
@@ -598,7 +609,8 @@ impl Output {
 
     fn make_room(&mut self, most_samples: usize) {
         let samples = self.open.samples + self.open.histograms;
-        if samples > 0 && samples + most_samples > self.max_samples {
+        let is_full = samples + most_samples > self.max_samples || self.message.size() > MOST_MESSAGE_BYTES;
+        if samples > 0 && is_full {
             self.close();
         }
     }
@@ -660,7 +672,7 @@ impl Output {
         let mut left_out = LeftOut::default();
         if let Some(mut relabelled) = self.relabelled.take() {
             for ended in relabelled.take_ended() {
-                let samples = ended
+                let samples: usize = ended
                     .messages
                     .iter()
                     .map(|each| each.samples + each.histograms)
@@ -671,6 +683,7 @@ impl Output {
                         .put_encoded(&ended.labels, &ended.metadata, message, &ended.fields());
                     count(&mut self.open, message);
                 }
+                self.open.ahead += samples.saturating_sub(1);
             }
             left_out = relabelled.left_out;
         }

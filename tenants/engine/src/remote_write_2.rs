@@ -64,6 +64,11 @@ impl Request {
         self.knows_entity = false;
     }
 
+    /// Bytes of the whole message.
+    pub(crate) fn size(&self) -> usize {
+        self.symbols.encoded().len() + self.series.len()
+    }
+
     /// Append the whole message to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.symbols.encoded());

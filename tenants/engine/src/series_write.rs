@@ -10,6 +10,11 @@ use crate::remote_write::{BatchWriter, ExemplarOut, ExternalLabels, STALE};
 use crate::remote_write_histogram::{CountForm, NativeSample, NativeValue};
 use crate::series_group::{NOT_YET, SeriesGroup};
 
+/// How far before its first value a series begins, at most. After an outage the collection before may be hours ago, and a
+/// receiver whose other writers went on refuses what is so old: Prometheus what is an hour older than its newest sample.
+/// Five minutes are as far as a query looks back for a sample, by default: with more there would be a gap before the value.
+const MOST_ZERO_AGE_MS: i64 = 300_000;
+
 /// When a collection happens, and what it stamps on everything.
 pub struct Moment<'a> {
     /// Timestamp of every sample.
@@ -53,9 +58,10 @@ impl Points {
 }
 
 impl Moment<'_> {
-    /// After everything that was sent before, and before the first value.
+    /// After everything that was sent before, and before the first value, but not long before it.
     fn zero_ms(&self) -> i64 {
-        self.before_ms.saturating_add(1)
+        let oldest_ms = self.now_ms.saturating_sub(MOST_ZERO_AGE_MS);
+        self.before_ms.saturating_add(1).max(oldest_ms)
     }
 
     /// Where a value goes that is the last: just before the marker, if there is room after a zero sample.

@@ -1,4 +1,4 @@
-//! Bytes given out as a remote-write batch that is to be said in 1.0, halved, or sent in steps. Byte 0 chooses whether they are compressed.
+//! Bytes given out as a remote-write batch that is to be said in 1.0, divided, or sent in steps. Byte 0 chooses whether they are compressed.
 
 #![no_main]
 
@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(counts(&again), counts(&[whole]));
 });
 
-/// What cannot be halved comes back as it is, the rest in two parts.
+/// What cannot be divided comes back as it is, the rest in two parts.
 fn check_halves(halves: &[WriteBatch], protocol: Protocol) {
     assert!(halves.len() <= 2);
     for half in halves {
