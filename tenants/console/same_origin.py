@@ -6,6 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenants.api.same_origin import SAFE_METHODS, is_same_origin
+from tenants.console.own_sockets import is_socket
 
 _HEADERS: Final = {
     "X-Frame-Options": "DENY",
@@ -34,7 +35,7 @@ class SameOrigin:
             await self._app(scope, receive, send)
             return
         # A socket may also be a series of GETs.
-        if is_foreign and (scope["method"] not in SAFE_METHODS or "_nicegui_ws" in scope["path"]):
+        if is_foreign and (scope["method"] not in SAFE_METHODS or is_socket(scope)):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"this comes from another site\n"})
             return

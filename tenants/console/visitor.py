@@ -19,8 +19,10 @@ from tenants.identity.tenant_id import HEADER
 
 COOKIE: Final = "millrace_session"
 
-MAX_PAGES_OF_ONE: Final = 100
-MAX_PAGES: Final = 2000
+# A page takes 0.25 MB, and some times that with long tables: all of them have to fit beside the 150 MiB that the
+# process begins with, in the 512 MiB of k8s/base/serve.yaml.
+MAX_PAGES_OF_ONE: Final = 50
+MAX_PAGES: Final = 400
 
 # No tenant's id.
 _OPERATORS: Final = "/operators"
@@ -153,24 +155,31 @@ class OpenPages:
 
     def __init__(self) -> None:
         self._by_owner: Counter[str] = Counter()
+        self._credentials: dict[str, Credentials] = {}
 
     def __len__(self) -> int:
         """How many there are."""
-        return self._by_owner.total()
+        return len(self._credentials)
 
-    def enter(self, visitor: Visitor) -> Callable[[], None] | None:
-        """Count one more; returns what counts it no more, None if there are too many."""
+    def enter(self, page: str, visitor: Visitor) -> Callable[[], None] | None:
+        """Count one more, by its id; returns what counts it no more, None if there are too many."""
         owner = _owner(visitor.principal)
         if self._by_owner[owner] >= MAX_PAGES_OF_ONE or len(self) >= MAX_PAGES:
             return None
         self._by_owner[owner] += 1
+        self._credentials[page] = visitor.credentials
 
         def leave() -> None:
+            del self._credentials[page]
             self._by_owner[owner] -= 1
             if not self._by_owner[owner]:
                 del self._by_owner[owner]
 
         return leave
+
+    def credentials(self, page: str) -> Credentials | None:
+        """Return what a page was opened with; None if it is not open."""
+        return self._credentials.get(page)
 
 
 class Door:
@@ -192,6 +201,10 @@ class Door:
             return None
         source_ip = connection.client.host if connection.client else ""
         return Visitor(self._api, self.sessions, credentials, principal, source_ip)
+
+    def has_opened(self, connection: HTTPConnection, page: str) -> bool:
+        """Whether it is who asks here that opened the page, and their session goes on. This is no use of it."""
+        return self.pages.credentials(page) == self._credentials(connection)
 
     async def sign_in(self, token: str, connection: HTTPConnection) -> tuple[str, str] | None:
         """Open a session; returns the cookie's value, and where they begin. None: the token opens nothing here."""

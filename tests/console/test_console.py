@@ -248,6 +248,18 @@ async def test_signing_out_ends_the_pages_that_are_open(
     assert await _revision(service, "goer") == 1
 
 
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_page_whose_socket_is_refused_leads_to_the_sign_in(
+    page: Page, context: BrowserContext, service: ConsoleService, transport: str
+) -> None:
+    await sign_in(page, service.operator)
+    await expect(page.locator("table.plain")).to_be_visible()
+    await context.clear_cookies()
+    # The server can tell it nothing any more.
+    await page.evaluate(f"window.socket.io.opts.transports = ['{transport}']; window.socket.io.engine.close()")
+    await expect(page).to_have_url(re.compile("/console/sign-in$"))
+
+
 async def test_another_site_can_neither_sign_in_nor_listen(
     browser: Browser, page: Page, service: ConsoleService
 ) -> None:

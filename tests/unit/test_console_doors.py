@@ -190,14 +190,14 @@ async def test_one_tenant_opens_so_many_pages_and_others_theirs(tmp_path: Path) 
             return found
 
         acme = await visitor("acme")
-        leaves = [door.pages.enter(acme) for _ in range(MAX_PAGES_OF_ONE)]
+        leaves = [door.pages.enter(f"page {number}", acme) for number in range(MAX_PAGES_OF_ONE)]
         assert all(leaves)
-        assert door.pages.enter(acme) is None
-        assert door.pages.enter(await visitor("globex")) is not None
+        assert door.pages.enter("one too many", acme) is None
+        assert door.pages.enter("another's", await visitor("globex")) is not None
         assert leaves[0] is not None
         leaves[0]()
         assert len(door.pages) == MAX_PAGES_OF_ONE
-        assert door.pages.enter(acme) is not None
+        assert door.pages.enter("page 0", acme) is not None
 
 
 async def test_with_the_session_ends_what_an_open_page_may_ask(tmp_path: Path) -> None:
