@@ -232,13 +232,13 @@ _SERVICE: Final[Mapping[str, Declaration]] = {
         _NONE,
         "pages",
         "Pages of the console that somebody has open",
-        "At most 100 of a tenant, 100 of operators, 2000 in all: beyond it they are refused with 503.",
+        "At most 50 of a tenant, 50 of operators, 400 in all: beyond it they are refused with 503.",
     ),
     "millrace_console_sessions": _gauge(
         _NONE,
         "sessions",
         "Browsers that are signed in to the console",
-        "At most 10000: beyond it the one that was not used for longest is signed out.",
+        "At most 20 of a token, 200 of a tenant, 10000 in all: the one that was not used for longest is signed out.",
     ),
     "millrace_settings_reload_failures_total": _counter(
         ("reason",),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 
+from tenants.api.same_origin import SAFE_METHODS, is_same_origin
 from tenants.control.caller import Caller
 from tenants.control.problem import ProblemError, ProblemKind
 from tenants.identity.access import Principal, Scope
@@ -124,7 +125,17 @@ def access_of(route: APIRoute) -> Access:
 
 
 async def guarded(request: Request) -> None:
-    """Dependency of the whole application: check the rule of the route that was found."""
+    """Dependency of the whole application: no page of another site changes anything, and the route's rule holds.
+
+    Raises:
+        ProblemError: it may not be.
+    """
+    if request.method not in SAFE_METHODS and not is_same_origin(request.headers):
+        raise ProblemError(
+            ProblemKind.FORBIDDEN,
+            "a page of another site may not change anything here; if this is your own, "
+            "let the proxy in front pass the header Host on as it is",
+        )
     guard: Guard = request.app.state.guard
     request.state.principal = await guard.check(access_of(request.scope["route"]), request)
 

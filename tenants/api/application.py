@@ -1,9 +1,10 @@
 """The API as one application: all routes, one guard before them, one form of answer when something is wrong."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from tenants.api.access import ACCESS_KEY, Access, Guard, GuardedRouter, guarded
@@ -65,10 +66,15 @@ def build_application(version: str, guard: Guard, routes: Routes, *others: Guard
         app.include_router(router)
     document = GuardedRouter(tags=["service"])
 
+    @cache
+    def content() -> bytes:
+        # Once: it takes 15 ms, anybody may ask, and probes do.
+        return bytes(JSONResponse(api_document(app)).body)
+
     @document.route_for("GET", OPENAPI_PATH, Access.OPEN)
-    async def openapi() -> JSONResponse:
+    async def openapi() -> Response:
         """This document."""
-        return JSONResponse(api_document(app))
+        return Response(content(), media_type="application/json")
 
     app.include_router(document)
     return app

@@ -8,7 +8,6 @@ from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from tenants.api.access import Access, GuardedRouter
-from tenants.console.same_origin import is_same_origin
 from tenants.console.visitor import COOKIE, ApiProblemError, Door
 
 PREFIX: Final = "/console"
@@ -75,19 +74,18 @@ def door_router(door: Door) -> GuardedRouter:
 
     @router.route_for("POST", SIGN_IN, Access.OPEN)
     async def sign_in(*, request: Request) -> Response:
-        """Give the cookie of a session for a token. Not to other sites' forms: they would choose who one is here."""
-        if not is_same_origin(request.headers):
-            return _page("This form came from another site.", 403)
+        """Give the cookie of a session for a token."""
         token = await _token(request)
-        visitor = await door.with_token(token, request) if token else None
-        if visitor is None:
+        opened = await door.sign_in(token, request) if token else None
+        if opened is None:
             return _page("This token does not open the console: it is unknown, has ended, or lacks the scope.", 401)
-        answer = RedirectResponse(visitor.home, 303)
+        cookie, home = opened
+        answer = RedirectResponse(home, 303)
         answer.set_cookie(
             COOKIE,
-            door.sessions.open(token),
+            cookie,
             path="/console",
-            secure=request.url.scheme == "https",
+            secure=_is_over_tls(request),
             httponly=True,
             samesite="strict",
         )
@@ -95,9 +93,7 @@ def door_router(door: Door) -> GuardedRouter:
 
     @router.route_for("POST", SIGN_OUT, Access.OPEN)
     async def sign_out(*, request: Request) -> Response:
-        """End the session."""
-        if not is_same_origin(request.headers):
-            return _page("This form came from another site.", 403)
+        """End the session, and with it every page that is open."""
         door.sessions.close(request.cookies.get(COOKIE))
         answer = RedirectResponse(SIGN_IN, 303)
         answer.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
@@ -127,6 +123,13 @@ def door_router(door: Door) -> GuardedRouter:
 def _page(problem: str, status: int = 200) -> HTMLResponse:
     shown = f'<p role="alert">{escape(problem)}</p>\n' if problem else ""
     return HTMLResponse(_PAGE.format(problem=shown, action=SIGN_IN), status, headers=_HEADERS)
+
+
+def _is_over_tls(request: Request) -> bool:
+    """Whether the browser is, be it with a proxy that ends TLS: who lies about it spoils a cookie of their own."""
+    forwarded, _, _ = request.headers.get("x-forwarded-proto", "").partition(",")
+    is_forwarded = forwarded.strip().lower() == "https"
+    return is_forwarded or request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
 async def _token(request: Request) -> str:

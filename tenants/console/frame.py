@@ -11,7 +11,7 @@ from nicegui import ui
 
 from tenants.console.doors import PREFIX, SIGN_IN, SIGN_OUT
 from tenants.console.markup import Html, link
-from tenants.console.visitor import ApiProblemError, Visitor
+from tenants.console.visitor import ApiProblemError, Visitor, unattended
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -109,7 +109,8 @@ def live(refresh: Callable[[], Awaitable[None]]) -> None:
 
     async def try_to_refresh() -> None:
         try:
-            await refresh()
+            with unattended():
+                await refresh()
         except ApiProblemError as problem:
             if problem.status == 401:
                 ui.navigate.to(SIGN_IN.removeprefix(PREFIX))

@@ -1,24 +1,19 @@
 """Keeps other sites out of the console: nothing that they make a browser send is listened to, and none may frame it."""
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+from tenants.api.same_origin import SAFE_METHODS, is_same_origin
+from tenants.console.own_sockets import is_socket
+
 _HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'self'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-
-
-def is_same_origin(headers: Headers) -> bool:
-    """Whether a request comes from a page of its own host, or from no page at all."""
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 class SameOrigin:
@@ -40,7 +35,7 @@ class SameOrigin:
             await self._app(scope, receive, send)
             return
         # A socket may also be a series of GETs.
-        if is_foreign and (scope["method"] not in _SAFE or "_nicegui_ws" in scope["path"]):
+        if is_foreign and (scope["method"] not in SAFE_METHODS or is_socket(scope)):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"this comes from another site\n"})
             return

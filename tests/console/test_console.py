@@ -230,6 +230,36 @@ async def test_a_revoked_token_opens_nothing_any_more(page: Page, service: Conso
     await expect(page).to_have_url(re.compile("/console/sign-in$"), timeout=20_000)
 
 
+async def test_signing_out_ends_the_pages_that_are_open(
+    page: Page, context: BrowserContext, service: ConsoleService
+) -> None:
+    await service.put_document("goer", DOCUMENT, 0)
+    await sign_in(page, await service.tenant_token("goer"))
+    left = await context.new_page()
+    await left.goto("/console/tenant/goer/edit")
+    await expect(left.locator(".cm-content")).to_contain_text("15s")
+    await _write(left, json.dumps(DOCUMENT, indent=2).replace("15s", "30s"))
+    await expect(left.locator(".tag", has_text="valid: nothing is stored yet")).to_be_visible()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page).to_have_url(re.compile("/console/sign-in$"))
+    # Without waiting for it: the page may be at the sign-in already.
+    await left.get_by_role("button", name="Save").evaluate_all("buttons => buttons.forEach(button => button.click())")
+    await expect(left).to_have_url(re.compile("/console/sign-in$"))
+    assert await _revision(service, "goer") == 1
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_page_whose_socket_is_refused_leads_to_the_sign_in(
+    page: Page, context: BrowserContext, service: ConsoleService, transport: str
+) -> None:
+    await sign_in(page, service.operator)
+    await expect(page.locator("table.plain")).to_be_visible()
+    await context.clear_cookies()
+    # The server can tell it nothing any more.
+    await page.evaluate(f"window.socket.io.opts.transports = ['{transport}']; window.socket.io.engine.close()")
+    await expect(page).to_have_url(re.compile("/console/sign-in$"))
+
+
 async def test_another_site_can_neither_sign_in_nor_listen(
     browser: Browser, page: Page, service: ConsoleService
 ) -> None:
@@ -281,6 +311,6 @@ async def _write(page: Page, text: str) -> None:
     await page.keyboard.insert_text(text)
 
 
-async def _revision(service: ConsoleService) -> int:
-    answer = await service.ask("GET", "/api/overrides", tenant="editor", token=service.operator)
+async def _revision(service: ConsoleService, tenant: str = "editor") -> int:
+    answer = await service.ask("GET", "/api/overrides", tenant=tenant, token=service.operator)
     return int(answer.headers["x-overrides-revision"])

@@ -163,3 +163,21 @@ async def test_while_headers_are_trusted_operators_still_need_a_token(tmp_path: 
             assert (answer.status_code == 403) == (route.access is Access.OPERATOR), (str(route), answer.status_code)
         operator = await bench.token(Scope.OPERATOR)
         assert (await bench.ask("GET", "/api/admin/tenants", token=operator, tenant=None)).status_code == 200
+
+
+async def test_no_page_of_another_site_changes_anything(tmp_path: Path) -> None:
+    # Where a proxy knows people by a cookie, a browser sends it along with what any page makes it send.
+    async with ControlPlaneBench(tmp_path) as bench:
+        changes = [route for route in api_routes(bench.app) if route.method not in {"GET", "HEAD", "OPTIONS"}]
+        assert len(changes) > 5
+        for route, origin in itertools.product(changes, ("https://evil.example", "null", "http://millrace.test:81")):
+            path = re.sub(r"\{[^}]*\}", "acme", route.path)
+            answer = await bench.ask(route.method, path, Origin=origin)
+            assert (answer.status_code, answer.json()["type"]) == (403, "urn:millrace:problem:forbidden"), str(route)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert "another site" in answer.json()["detail"]
+        body = {"scopes": ["ingest"], "expires_in_days": 1}
+        assert (await bench.ask("GET", "/api/tokens", Origin="https://evil.example")).json()["tokens"] == []
+        # Pages of its own, be it behind a proxy that ends TLS, and what is no page.
+        for headers in ({"Origin": "http://millrace.test"}, {"Origin": "https://millrace.test"}, {}):
+            assert (await bench.ask("POST", "/api/tokens", body=body, **headers)).status_code == 201, headers

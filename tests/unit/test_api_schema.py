@@ -14,12 +14,14 @@ import httpx
 import pytest
 import schemathesis
 import uvicorn
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import content_type_conformance, not_a_server_error, response_schema_conformance
 
 from cluster.gateway.listen import bind
+from tenants.api import application
 from tenants.api.application import api_document
 from tenants.identity.access import Scope
 from tests.unit.control_plane_bench import ControlPlaneBench
@@ -115,6 +117,20 @@ def test_the_document_refers_to_nothing_that_is_missing(running: _Running) -> No
     assert {reference.removeprefix("#/components/schemas/") for reference in references} <= names
     answer = httpx.get(f"http://127.0.0.1:{running.port}/openapi.json", trust_env=False)
     assert answer.json() == running.document
+
+
+async def test_the_document_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FastAPI] = []
+
+    def make(app: FastAPI) -> dict[str, Any]:
+        made.append(app)
+        return api_document(app)
+
+    monkeypatch.setattr(application, "api_document", make)
+    async with ControlPlaneBench(tmp_path) as bench:
+        first, second = [await bench.ask("GET", "/openapi.json") for _ in range(2)]
+        assert first.content == second.content
+        assert made == [bench.app]
 
 
 def _references(value: object) -> Iterator[str]:

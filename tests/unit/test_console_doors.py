@@ -1,5 +1,6 @@
 """Who gets into the console, as whom, and what the links of its pages answer: by the rules of the API."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from fastapi import Request
 
 from tenants.console.doors import door_router
 from tenants.console.same_origin import SameOrigin
-from tenants.console.visitor import MAX_PAGES_OF_ONE, Door, Visitor
+from tenants.console.sessions import IDLE_S, Sessions
+from tenants.console.visitor import COOKIE, MAX_PAGES_OF_ONE, ApiProblemError, Door, Visitor, unattended
 from tenants.identity.access import Scope
 from tests.unit.control_plane_bench import ControlPlaneBench
 
@@ -63,8 +65,27 @@ async def test_a_token_leads_home_or_nowhere(
         cookie = answer.headers["set-cookie"].lower()
         assert all(part in cookie for part in ("httponly", "samesite=strict", "path=/console"))
         assert "secure" not in cookie
-        secure = await browser.post("https://millrace.test/console/sign-in", data={"token": token})
-        assert "secure" in secure.headers["set-cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "is_secure"),
+    [
+        ("https://millrace.test", {}, True),
+        ("http://millrace.test", {"Origin": "http://millrace.test"}, False),
+        # A proxy ends TLS, and says so; or the browser alone does.
+        ("http://millrace.test", {"X-Forwarded-Proto": "https"}, True),
+        ("http://millrace.test", {"X-Forwarded-Proto": "HTTPS, http"}, True),
+        ("http://millrace.test", {"X-Forwarded-Proto": "http"}, False),
+        ("http://millrace.test", {"Origin": "https://millrace.test"}, True),
+    ],
+)
+async def test_a_browser_that_has_tls_sends_the_cookie_over_nothing_else(
+    tmp_path: Path, url: str, headers: dict[str, str], is_secure: bool
+) -> None:
+    async with console(tmp_path) as (bench, browser):
+        token = await bench.token(Scope.TENANT_ADMIN, tenant="acme")
+        answer = await browser.post(f"{url}/console/sign-in", data={"token": token}, headers=headers)
+        assert ("secure" in answer.headers["set-cookie"].lower().split("; ")) is is_secure
 
 
 async def test_what_is_no_token_is_not_said_again(tmp_path: Path) -> None:
@@ -169,11 +190,46 @@ async def test_one_tenant_opens_so_many_pages_and_others_theirs(tmp_path: Path) 
             return found
 
         acme = await visitor("acme")
-        leaves = [door.pages.enter(acme) for _ in range(MAX_PAGES_OF_ONE)]
+        leaves = [door.pages.enter(f"page {number}", acme) for number in range(MAX_PAGES_OF_ONE)]
         assert all(leaves)
-        assert door.pages.enter(acme) is None
-        assert door.pages.enter(await visitor("globex")) is not None
+        assert door.pages.enter("one too many", acme) is None
+        assert door.pages.enter("another's", await visitor("globex")) is not None
         assert leaves[0] is not None
         leaves[0]()
         assert len(door.pages) == MAX_PAGES_OF_ONE
-        assert door.pages.enter(acme) is not None
+        assert door.pages.enter("page 0", acme) is not None
+
+
+async def test_with_the_session_ends_what_an_open_page_may_ask(tmp_path: Path) -> None:
+    now_s = 0.0
+    async with ControlPlaneBench(tmp_path, _TOKEN_MODE) as bench:
+        door = Door(bench.app, bench.control._identification, Sessions(lambda: now_s))
+        token = await bench.token(Scope.TENANT_ADMIN, tenant="acme")
+
+        async def open_page() -> tuple[str, Visitor]:
+            signed_in = await door.sign_in(token, Request({"type": "http", "headers": []}))
+            assert signed_in is not None
+            headers = [(b"cookie", f"{COOKIE}={signed_in[0]}".encode())]
+            found = await door.visitor(Request({"type": "http", "headers": headers, "client": None}))
+            assert found is not None
+            return signed_in[0], found
+
+        async def is_let_in(visitor: Visitor) -> bool:
+            with contextlib.suppress(ApiProblemError):
+                return (await visitor.ask("GET", "/api/red")).status_code == 200
+            return False
+
+        cookie, signed_out = await open_page()
+        (_, used), (_, left) = await open_page(), await open_page()
+        assert await is_let_in(signed_out)
+        door.sessions.close(cookie)
+        with pytest.raises(ApiProblemError, match="sign in again") as refused:
+            await signed_out.get("/api/red")
+        assert refused.value.status == 401
+        for _ in range(2):
+            now_s += IDLE_S * 0.6
+            assert await is_let_in(used)
+            with unattended():
+                is_left_in = await is_let_in(left)
+        # One that only refreshes itself has been left by its visitor.
+        assert not is_left_in
