@@ -4,6 +4,7 @@ Lives in the driver. Spans do not need it: while it or its store is down, they f
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sized
 
@@ -33,6 +34,7 @@ from tenants.control.tenants import TenantService
 from tenants.control.timeline import Timeline
 from tenants.control.tokens import PutTable, TokenService
 from tenants.control.usage import UsageMeter
+from tenants.control.write_limiter import WriteLimiter
 from tenants.identity.authenticator import Authenticator
 from tenants.identity.identification import Identification
 from tenants.identity.token_table import TokenTable
@@ -75,6 +77,7 @@ class ControlPlane:
         readers: Readers,
         *,
         shard_hosts: Callable[[], int],
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._config = config
         self._database = database
@@ -94,6 +97,7 @@ class ControlPlane:
             readers.figures, in_force, shard_hosts, config.cluster.shard_spans_per_second, time.monotonic
         )
         self.sessions = Sessions(time.monotonic)
+        self._writes = WriteLimiter(clock_ns, random.random)
         self._pages: Sized = ()
         self._audit = AuditStore(database)
         effective = EffectiveSettings(config, in_force)
@@ -115,7 +119,7 @@ class ControlPlane:
 
     def application(self, version: str, *routers: GuardedRouter) -> FastAPI:
         """Build the application of the port, with the routers of its owner."""
-        guard = Guard(self._identification, inspect_is_open=self._config.auth.mode == "trusted_header")
+        guard = Guard(self._identification, self._writes, inspect_is_open=self._config.auth.mode == "trusted_header")
         return build_application(version, guard, self._routes, *routers)
 
     def application_with_console(self, version: str, *routers: GuardedRouter) -> FastAPI:

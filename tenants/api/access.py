@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from tenants.api.same_origin import SAFE_METHODS, is_same_origin
 from tenants.control.caller import Caller
 from tenants.control.problem import ProblemError, ProblemKind
+from tenants.control.write_limiter import WriteLimiter
 from tenants.identity.access import Principal, Scope
 from tenants.identity.credentials import AUTHORIZATION_HEADER
 from tenants.identity.denied import Denial
@@ -23,6 +24,8 @@ from tenants.identity.tenant_id import HEADER, IdentityRefused, TenantId
 
 ACCESS_KEY: Final = "x-access"
 """Where the document of the API names a route's rule."""
+
+_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class Access(StrEnum):
@@ -49,18 +52,20 @@ class Guard:
 
     Args:
         identification: finds out who asks.
+        writes: limits how often a tenant's administrators ask for changes; operators are not limited.
         inspect_is_open: whether :attr:`Access.INSPECT` is for anybody.
     """
 
-    def __init__(self, identification: Identification, *, inspect_is_open: bool) -> None:
+    def __init__(self, identification: Identification, writes: WriteLimiter, *, inspect_is_open: bool) -> None:
         self._identification = identification
+        self._writes = writes
         self._inspect_is_open = inspect_is_open
 
     async def check(self, access: Access, request: Request) -> Principal | None:
         """Return who asks; None where anybody may.
 
         Raises:
-            ProblemError: unauthenticated, or not for this caller.
+            ProblemError: unauthenticated, or not for this caller, or not so often.
         """
         if access is Access.OPEN or (access is Access.INSPECT and self._inspect_is_open):
             return None
@@ -76,6 +81,8 @@ class Guard:
             )
         if principal.tenant is None and not (is_operator and access is Access.TENANT_OR_OPERATOR):
             raise ProblemError(ProblemKind.INVALID_TENANT, f"name the tenant in the header {HEADER}")
+        if principal.tenant is not None and not is_operator and request.method not in _READS:
+            self._writes.take(principal.tenant)
         return principal
 
     async def _principal(self, request: Request) -> Principal:

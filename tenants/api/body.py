@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from tenants.control.problem import ProblemError, ProblemKind
-from tenants.settings.errors import Fault, SettingsError, dotted
+from tenants.settings.errors import MAX_FAULTS, Fault, SettingsError, dotted
 from tenants.settings.strict_json import read_json
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,7 +47,7 @@ async def read_model(model: type[Model], request: Request) -> Model:
     """Read the body of a request as one of the API's own models.
 
     Raises:
-        ProblemError: as :func:`read_body`, or it does not fit; with every violation.
+        ProblemError: as :func:`read_body`, or it does not fit; with every violation, unless there are more than 100.
     """
     body = await read_body(request)
     try:
@@ -55,6 +55,9 @@ async def read_model(model: type[Model], request: Request) -> Model:
     except SettingsError as error:
         raise ProblemError(ProblemKind.INVALID_REQUEST, "the body is not valid", error.faults) from None
     except ValidationError as error:
+        if (count := error.error_count()) > MAX_FAULTS:
+            # Spelling out a hundred thousand takes seconds.
+            raise ProblemError(ProblemKind.INVALID_REQUEST, f"the body has {count} violations") from None
         faults = tuple(
             Fault(dotted(item["loc"]), item["msg"]) for item in error.errors(include_url=False, include_input=False)
         )

@@ -25,6 +25,7 @@ class NewTokenRequest(BaseModel):
     scopes: tuple[Scope, ...] = Field(
         min_length=1,
         max_length=3,
+        fail_fast=True,
         description="ingest: send spans; tenant-admin: documents, tokens, usage; operator: all, without a tenant.",
     )
     expires_in_days: int | None = Field(default=90, ge=1, le=3650, description="Days until it expires; null: never.")

@@ -1,25 +1,28 @@
 """The tenant's document: edited with every fault at its line, tried, saved if nobody was faster, and taken back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from nicegui import ui
 
 from tenants.console import figures_text as say
-from tenants.console.document_lines import line_of, lines_of
+from tenants.console.document_lines import lines_of
 from tenants.console.frame import card, html, theme
 from tenants.console.markup import Html, data_path, table, tag, text
 from tenants.console.tenant_pages import TenantPage
 from tenants.console.visitor import ApiProblemError
 from tenants.control.documents import difference
+from tenants.settings.strict_json import MAX_BYTES
 
 _PATH: Final = "/api/overrides"
 _REVISION: Final = "x-overrides-revision"
 _SKIP: Final = "skip-conflicting-overrides-check=true"
 _IS_RUNTIME_CONFLICT: Final = 409
 _IS_CONFLICT: Final = 412
+_IS_TOO_LARGE: Final = 413
+_LISTED_FAULTS: Final = 50
 _PAUSE_S: Final = 0.4
 """How long nothing is typed before it is checked."""
 
@@ -136,6 +139,8 @@ class Edit(TenantPage):
             self._status.content = tag(f"saved as revision {revision}; in force everywhere", "good")
 
     async def _post(self, *, is_dry_run: bool) -> Any:
+        if len(self._editor.value.encode(errors="replace")) > MAX_BYTES:
+            raise ApiProblemError(_IS_TOO_LARGE, f"the document has more than {MAX_BYTES} bytes")
         query = "&".join([*(["dry_run=true"] if is_dry_run else []), *([_SKIP] if self._hides.value else [])])
         path = f"{_PATH}?{query}" if query else _PATH
         return await self.visitor.ask(
@@ -150,15 +155,16 @@ class Edit(TenantPage):
         self._show_faults(problem.detail, problem.violations or (("", problem.detail),))
         self._status.content = tag("not valid", "bad")
 
-    def _show_faults(self, detail: str, faults: Any) -> None:
-        lines, value = lines_of(self._editor.value), self._editor.value
+    def _show_faults(self, detail: str, faults: Sequence[tuple[str, str]]) -> None:
+        value, listed = self._editor.value, faults[:_LISTED_FAULTS]
+        lines = lines_of(value, [path for path, _ in listed])
         self._faults.clear()
         marks: dict[int, str] = {}
         with self._faults:
             if detail:
                 html(f'<h2 class="problem">{text(detail)}</h2>')
-            for path, message in faults:
-                line = _told_line(message) or (line_of(path, lines) if path else 0)
+            for path, message in listed:
+                line = _told_line(message) or (lines[path] if path else 0)
                 label = f"Line {line}: " if line else ""
                 where = f"{path}: " if path else ""
                 marks.setdefault(line, message)
@@ -166,6 +172,8 @@ class Edit(TenantPage):
                     f"{label}{where}{message}", on_click=partial(self._editor.reveal_line, line) if line else None
                 )
                 fault.props("flat dense no-caps align=left color=negative").classes("fault")
+            if len(faults) > len(listed):
+                ui.label(f"and {len(faults) - len(listed)} more").classes("soft")
         last = value.count("\n") + 1
         shown = [line for line in sorted(marks) if 0 < line <= last]
         self._editor.decorations = [{"kind": "line", "line": line, "class": "cm-fault"} for line in shown]

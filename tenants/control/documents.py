@@ -1,15 +1,18 @@
 """The documents of tenants: read, changed under compare-and-swap, checked, put in force (tenancy §3).
 
 Every change goes the same way: the resulting document is checked as a whole, together with what it inherits; then it is
-stored on condition of the revision; then it is in force in this process, and on its way to the others.
+stored on condition of the revision; then it is in force in this process, and on its way to the others. One that changes
+nothing is not stored.
 """
 
 import asyncio
-import copy
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -17,9 +20,10 @@ from tenants.control.caller import Caller
 from tenants.control.expected_revision import Expected, mismatch
 from tenants.control.in_force import SettingsInForce
 from tenants.control.problem import ProblemError, ProblemKind
+from tenants.control.shared_call import SharedCall
 from tenants.identity.tenant_id import TenantId
 from tenants.settings.api_document import merge_patch, read_document, read_stored, to_json
-from tenants.settings.errors import Fault, SettingsError, dotted
+from tenants.settings.errors import MORE_FAULTS, Fault, SettingsError, dotted
 from tenants.settings.inherited_collisions import document_collision
 from tenants.settings.overrides import Overrides
 from tenants.settings.service_config import ServiceConfig
@@ -39,6 +43,9 @@ _Current = StoredDocument | UnreadableDocument | None
 
 _TRIES = 5
 """How often a change without an expected revision is tried anew, when another one was faster (tenancy §3.5)."""
+
+_CHANGES_AT_ONCE = 20
+"""How many changes of one tenant may wait for each other: each holds its body, and a caller."""
 
 # Exempt: switching processors on is what documents are for (tenancy §3.9).
 _NEVER_CONFLICTS = "metrics_generator.processors"
@@ -77,7 +84,9 @@ class _Deed:
 
 
 class DocumentService:
-    """All documents of tenants. One event loop owns it; the store is asked in threads.
+    """All documents of tenants. One event loop owns it; the store is asked, and documents are read, in threads.
+
+    Of one tenant a single document is checked at a time: however long that takes, it keeps one thread from others.
 
     Attributes:
         problems: stored documents that cannot be applied, by tenant; the last good ones stay in force (tenancy D-17).
@@ -95,16 +104,21 @@ class DocumentService:
         self._clock_ms = clock_ms
         self._applied: dict[str, _Applied] = {}
         self._token = 0
+        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+        self._look_once = SharedCall(self._look)
 
     async def load(self) -> None:
         """Put all stored documents in force; before the service starts."""
         self._token, stored = await asyncio.to_thread(self._store.changes_since, 0)
-        self._apply(stored)
+        await self._apply(stored)
 
     async def look(self) -> bool:
-        """Put in force what others have stored since; return whether there was anything."""
+        """Put in force what others have stored since; return whether there was anything. All who ask share a look."""
+        return await self._look_once()
+
+    async def _look(self) -> bool:
         token, stored = await asyncio.to_thread(self._store.changes_since, self._token)
-        has_news = self._apply(stored)
+        has_news = await self._apply(stored)
         self._token = token
         if has_news:
             self._in_force.push_soon()
@@ -140,11 +154,13 @@ class DocumentService:
         """Store a whole document (tenancy §3.4).
 
         Raises:
-            ProblemError: invalid, in conflict with the runtime file, or another revision is there.
+            ProblemError: invalid, in conflict with the runtime file, or another revision is there; or too many changes
+                of the tenant wait already.
         """
-        document = to_json(_checked(read_document, body))
-        current = await self._current(tenant)
-        self._check(tenant, document, current, skip_conflicts=skip_conflicts)
+        async with self._turn(tenant):
+            document = await asyncio.to_thread(lambda: to_json(_checked(read_document, body)))
+            current = await self._current(tenant)
+            await asyncio.to_thread(self._check, tenant, document, current, skip_conflicts=skip_conflicts)
         if is_dry_run:
             expected.check(_revision(current))
             return Written(_revision(current), document)
@@ -192,7 +208,7 @@ class DocumentService:
                 ProblemKind.NOT_FOUND,
                 f"no document is kept as revision {revision}; GET /api/overrides/history lists those that are",
             )
-        document = copy.deepcopy(earlier.document)
+        document = earlier.document
 
         def change(current: _Current) -> Json:
             # What was valid once may not be so in this version, or beside what is inherited by now.
@@ -220,17 +236,38 @@ class DocumentService:
     async def is_applied(self, tenant: TenantId, revision: int, timeout_s: float) -> bool:
         """Wait until a revision or a later one is in force in every process; return whether it is.
 
-        Stored elsewhere, it first has to be found here.
+        Stored elsewhere, it is found by one look; one that is not stored is not waited for.
         """
         ends_at = asyncio.get_running_loop().time() + timeout_s
-        while (applied := self._applied.get(str(tenant), _Applied(0, 0))).revision < revision:
+        if not self._has_applied(tenant, revision):
             await self.look()
-            left_s = ends_at - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                return self._applied.get(str(tenant), applied).revision >= revision
-            await asyncio.sleep(min(0.1, left_s))
+        if not self._has_applied(tenant, revision):
+            return False
+        applied = self._applied[str(tenant)]
         left_s = ends_at - asyncio.get_running_loop().time()
         return await self._in_force.is_everywhere(applied.version, max(0.0, left_s))
+
+    def _has_applied(self, tenant: TenantId | str, revision: int) -> bool:
+        applied = self._applied.get(str(tenant))
+        return applied is not None and applied.revision >= revision
+
+    @asynccontextmanager
+    async def _turn(self, tenant: TenantId) -> AsyncIterator[None]:
+        """Wait until no other document of the tenant is checked.
+
+        Raises:
+            ProblemError: too many wait already.
+        """
+        turn = self._turns.setdefault(str(tenant), _Turn())
+        if turn.waiting >= _CHANGES_AT_ONCE:
+            detail = f"{turn.waiting} changes of this tenant are being checked already; wait for their answers"
+            raise ProblemError(ProblemKind.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.waiting -= 1
 
     async def _current(self, tenant: TenantId) -> _Current:
         stored = await asyncio.to_thread(self._store.get, str(tenant))
@@ -250,7 +287,8 @@ class DocumentService:
             current = await self._current(tenant)
             if expected is not None:
                 expected.check(_revision(current))
-            document = change(current)
+            async with self._turn(tenant):
+                document = await asyncio.to_thread(change, current)
             if is_dry_run:
                 return Written(_revision(current), document)
             try:
@@ -271,6 +309,10 @@ class DocumentService:
         deed: _Deed,
     ) -> Written:
         expected.check(_revision(current))
+        if isinstance(current, StoredDocument) and _is_same(current.document, document):
+            # Stored again and again, it would push out of history and audit what did change.
+            await self._put_in_force(current)
+            return Written(current.revision, current.document)
         # Compared again by the store, in the transaction that writes.
         revision = _revision(current) if expected.revision is None else expected.revision
         now_ms = self._clock_ms()
@@ -288,9 +330,12 @@ class DocumentService:
                 )
         except RevisionConflict as conflict:
             raise mismatch(conflict.current) from None
-        if self._apply([stored]):
-            self._in_force.push_soon()
+        await self._put_in_force(stored)
         return Written(stored.revision, stored.document)
+
+    async def _put_in_force(self, stored: StoredDocument) -> None:
+        if await self._apply([stored]):
+            self._in_force.push_soon()
 
     def _check(self, tenant: TenantId, document: Json, current: _Current, *, skip_conflicts: bool) -> None:
         """Check a document with what it inherits; and the first one of a tenant with its entry in the runtime file."""
@@ -311,28 +356,43 @@ class DocumentService:
                 tuple(Fault(path, "the runtime file has another value") for path in conflicts),
             )
 
-    def _apply(self, stored: list[StoredDocument | UnreadableDocument]) -> bool:
+    async def _apply(self, stored: Iterable[StoredDocument | UnreadableDocument]) -> bool:
         """Put documents in force here, newer ones only; return whether anything changed."""
+        newer = [document for document in stored if not self._has_applied(document.tenant, document.revision)]
+        if not newer:
+            return False
+        read = await asyncio.to_thread(lambda: [_overrides_of(document) for document in newer])
         changes: dict[str, Overrides | None] = {}
         seen: dict[str, int] = {}
-        for document in stored:
+        for document, overrides in zip(newer, read, strict=True):
             name = document.tenant
-            if (known := self._applied.get(name)) and known.revision >= document.revision:
+            # While these were read, a later one may have been put in force.
+            if self._has_applied(name, document.revision):
                 continue
-            try:
-                changes[name] = _overrides_of(document)
-                self.problems.pop(name, None)
-            except SettingsError as error:
-                self.problems[name] = str(error)
+            if isinstance(overrides, SettingsError):
+                self.problems[name] = str(overrides)
                 self.failures[name] += 1
-                log.error(  # noqa: TRY400  (the fault is in a document; a traceback would say nothing)
-                    "document of a tenant cannot be applied, the last good one stays", tenant=name, problem=str(error)
+                log.error(
+                    "document of a tenant cannot be applied, the last good one stays",
+                    tenant=name,
+                    problem=str(overrides),
                 )
+            else:
+                changes[name] = overrides
+                self.problems.pop(name, None)
             seen[name] = document.revision
         version = self._in_force.put(documents=changes) if changes else self._in_force.overrides.version
         for name, revision in seen.items():
             self._applied[name] = _Applied(revision, version)
         return bool(changes)
+
+
+class _Turn:
+    """Whose document is checked now, and who waits for that; forgotten when nobody does."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
 
 
 def difference(former: Mapping[str, Any] | None, latter: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
@@ -362,13 +422,21 @@ def _conflicts(document: Json, entry: Overrides | None) -> list[str]:
     )
 
 
-def _overrides_of(stored: StoredDocument | UnreadableDocument) -> Overrides | None:
+def _overrides_of(stored: StoredDocument | UnreadableDocument) -> Overrides | SettingsError | None:
     if isinstance(stored, UnreadableDocument):
-        raise SettingsError([Fault("", stored.problem)], "stored document")
+        return SettingsError([Fault("", stored.problem)], "stored document")
     if stored.document is None:
         return None
-    overrides, _ = read_stored(stored.document)
+    try:
+        overrides, _ = read_stored(stored.document)
+    except SettingsError as error:
+        return error
     return overrides
+
+
+def _is_same(former: Json | None, latter: Json | None) -> bool:
+    """Whether two documents say the same. In Python 1 and true are equal, and in a filter they are not."""
+    return json.dumps(former, sort_keys=True) == json.dumps(latter, sort_keys=True)
 
 
 def _revision(current: _Current) -> int:
@@ -382,7 +450,8 @@ def _unreadable() -> ProblemError:
 
 
 def _invalid(faults: list[Fault] | tuple[Fault, ...]) -> ProblemError:
-    what = "1 violation" if len(faults) == 1 else f"{len(faults)} violations"
+    count = len(faults) - (MORE_FAULTS in faults)
+    what = ("1 violation" if count == 1 else f"{count} violations") + (" or more" if MORE_FAULTS in faults else "")
     return ProblemError(ProblemKind.INVALID_DOCUMENT, f"the document has {what}", tuple(faults))
 
 

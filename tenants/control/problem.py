@@ -22,6 +22,7 @@ class ProblemKind(StrEnum):
     RUNTIME_CONFLICT = "runtime-conflict"
     REVISION_MISMATCH = "revision-mismatch"
     REVISION_REQUIRED = "revision-required"
+    TOO_MANY_REQUESTS = "too-many-requests"
     NOT_IN_FORCE_YET = "not-in-force-yet"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
@@ -41,6 +42,7 @@ STATUS: Mapping[ProblemKind, int] = {
     ProblemKind.RUNTIME_CONFLICT: 409,
     ProblemKind.REVISION_MISMATCH: 412,
     ProblemKind.REVISION_REQUIRED: 428,
+    ProblemKind.TOO_MANY_REQUESTS: 429,
     ProblemKind.NOT_IN_FORCE_YET: 504,
     ProblemKind.UNAVAILABLE: 503,
     ProblemKind.INTERNAL: 500,

@@ -5,14 +5,23 @@ A document is JSON; it is stored in one way of writing, and becomes a layer of o
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from itertools import islice
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 
-from tenants.settings.errors import Fault, PathPart, SettingsError, dotted
-from tenants.settings.model import SettingsModel, key_of, models_in, unknown_key, validate
+from tenants.settings.errors import (
+    MORE_FAULTS,
+    Fault,
+    PathPart,
+    SettingsError,
+    dotted,
+    first_faults,
+)
+from tenants.settings.model import MAX_NEAR_MISSES, SettingsModel, key_of, models_in, unknown_key, validate
 from tenants.settings.overrides import Overrides
 from tenants.settings.plain import plain
 from tenants.settings.schema import Owner, about
@@ -21,6 +30,9 @@ from tenants.settings.strict_json import read_json
 Json = dict[str, Any]
 
 _Path = tuple[PathPart, ...]
+
+_ENTRIES_AT_FIRST: Final = 1000
+"""Entries of lists that are checked before all others are: more than a document that somebody means has."""
 
 
 def _document_type(model: type[BaseModel], name: str, owner: Owner) -> type[SettingsModel] | None:
@@ -84,10 +96,10 @@ def read_document(text: bytes) -> SettingsModel:
     """Read and check a document as a tenant sends it.
 
     Raises:
-        SettingsError: with every fault.
+        SettingsError: with every fault, up to 100.
     """
     known, unknown = _divided(_object(read_json(text), "the settings"))
-    return _checked(known, [_unknown_fault(path) for path in unknown])
+    return _checked(known, unknown)
 
 
 def to_json(model: BaseModel) -> Json:
@@ -121,12 +133,12 @@ def merge_patch(stored: Mapping[str, Any] | None, text: bytes) -> Json:
 
     Raises:
         SettingsError: it is no object, names what no document has (even to remove it), or what comes of it is invalid;
-            with every fault.
+            with every fault, up to 100.
     """
     patch, unknown = _divided(_object(read_json(text), "the keys to change; null removes a key"))
     whole = merged(dict(stored or {}), patch)
     known, of_newer = _divided(whole)
-    document = to_json(_checked(known, [_unknown_fault(path) for path in unknown]))
+    document = to_json(_checked(known, unknown))
     for path in of_newer:
         _put(document, path, _at(whole, path))
     return document
@@ -151,10 +163,10 @@ def read_stored(document: Mapping[str, Any]) -> tuple[Overrides, tuple[str, ...]
     A newer version may have stored keys that this one does not know; the rest is applied all the same (tenancy §3.11).
 
     Raises:
-        SettingsError: it is no object, or a value is not valid; with every fault.
+        SettingsError: it is no object, or a value is not valid; with every fault, up to 100.
     """
     known, unknown = _divided(_object(document, "the settings"))
-    return to_overrides(_checked(known, [])), tuple(dotted(path) for path in unknown)
+    return to_overrides(_checked(known, ())), tuple(dotted(path) for path in unknown)
 
 
 def _object(value: object, what: str) -> Json:
@@ -163,15 +175,60 @@ def _object(value: object, what: str) -> Json:
     return value
 
 
-def _checked(value: Json, faults: list[Fault]) -> SettingsModel:
-    """Return a document if there are no faults in it, besides those that were found already."""
+def _checked(value: Json, unknown: Iterable[_Path]) -> SettingsModel:
+    """Return a document if there are no faults in it, and it had no unknown keys."""
+    faults = first_faults(_unknown_faults(unknown))
     try:
-        document = validate(TenantDocument, value)
+        document = _validated(value)
     except SettingsError as error:
-        faults = [*faults, *error.faults]
+        faults = first_faults([*faults, *error.faults])
     if faults:
         raise SettingsError(faults)
     return document
+
+
+def _validated(value: Json) -> SettingsModel:
+    """Check a document from its beginning on, in ever larger parts, as far as there is no fault.
+
+    pydantic tells all faults of a value in one call, with the interpreter locked: for a hundred thousand that takes
+    seconds, in which no other thread goes on. That a list is cut short makes no fault.
+    """
+    entries = _ENTRIES_AT_FIRST
+    while True:
+        beginning = _Beginning(entries)
+        part = beginning.of(value)
+        try:
+            document = validate(TenantDocument, part)
+        except SettingsError as error:
+            raise SettingsError(error.faults if beginning.is_whole else [*error.faults, MORE_FAULTS]) from None
+        if beginning.is_whole:
+            return document
+        entries *= 2
+
+
+class _Beginning:
+    """Copies values with their first entries: of all lists together so many, and of each mapping that is too large."""
+
+    def __init__(self, entries: int) -> None:
+        self.is_whole = True
+        self._most = entries
+        self._left = entries
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            # No model has so many keys: it has those of whoever wrote it.
+            self.is_whole &= len(value) <= self._most
+            return {key: self.of(inner) for key, inner in islice(value.items(), self._most)}
+        if not isinstance(value, list):
+            return value
+        kept = []
+        for inner in value:
+            if not self._left:
+                self.is_whole = False
+                break
+            self._left -= 1
+            kept.append(self.of(inner))
+        return kept
 
 
 def _divided(value: Json) -> tuple[Json, list[_Path]]:
@@ -198,14 +255,18 @@ def _unknown(model: type[BaseModel], value: object, path: _Path) -> Iterator[_Pa
                 yield from _unknown(nested, inner, (*path, key))
 
 
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+@cache
+def _fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     return {key_of(name, field): field for name, field in model.model_fields.items()}
 
 
-def _unknown_fault(path: _Path) -> Fault:
-    is_operators = not any(_unknown(Overrides, _put({}, path, None), ()))
-    message = "is set by operators only; leave it out" if is_operators else unknown_key(TenantDocument, path)
-    return Fault(dotted(path), message)
+def _unknown_faults(paths: Iterable[_Path]) -> Iterator[Fault]:
+    for index, path in enumerate(paths):
+        if any(_unknown(Overrides, _put({}, path, None), ())):
+            message = unknown_key(TenantDocument, path, is_compared=index < MAX_NEAR_MISSES)
+        else:
+            message = "is set by operators only; leave it out"
+        yield Fault(dotted(path), message)
 
 
 def _at(value: Any, path: _Path) -> Any:

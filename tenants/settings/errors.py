@@ -1,6 +1,6 @@
 """What is wrong with a setting, said in a way that lets its owner mend it.
 
-Every loader of this package collects all faults before it refuses. A fault never repeats a value that may
+Every loader of this package collects faults, up to a bound, before it refuses. A fault never repeats a value that may
 be a secret: the path and the line lead to it.
 """
 
@@ -8,8 +8,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 PathPart = str | int
+
+MAX_FAULTS: Final = 100
+"""Faults that are told at once. Nobody mends more in one go, and a hostile document could have a hundred thousand."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LISTED_FAULTS = 50
@@ -37,11 +42,20 @@ class Fault:
         return f"{where}: {self.message}" if where else self.message
 
 
+MORE_FAULTS: Final = Fault("", "there may be more faults; mend these first")
+
+
+def first_faults(faults: Iterable[Fault]) -> list[Fault]:
+    """Return at most 100 faults; if there are more, the last one says so. No more than 101 are asked for."""
+    found = list(islice(faults, MAX_FAULTS + 1))
+    return found if len(found) <= MAX_FAULTS else [*found[: MAX_FAULTS - 1], MORE_FAULTS]
+
+
 class SettingsError(Exception):
     """Settings were refused. Root of everything this package raises on purpose; survives pickling.
 
     Attributes:
-        faults: everything that was found, not only the first.
+        faults: what was found, not only the first; readers tell at most 100 (:func:`first_faults`).
         source: the file (or other origin) that was read; empty if there is none.
     """
 

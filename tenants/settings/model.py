@@ -6,19 +6,22 @@ Models are frozen, refuse unknown keys and never coerce: ``"5"`` is not a number
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tenants.settings.errors import Fault, PathPart, SettingsError, dotted
+from tenants.settings.errors import MAX_FAULTS, Fault, PathPart, SettingsError, dotted, first_faults
 from tenants.settings.yaml_document import YamlDocument
 
 Model = TypeVar("Model", bound=BaseModel)
 
 CONVERT = "millrace config convert FILE"
 """The command that turns the legacy flat format into the scoped one (tenancy D-5)."""
+
+MAX_NEAR_MISSES: Final = 20
+"""Unknown keys for which the key that was probably meant is looked for: each is compared with all that there are."""
 
 
 class SettingsModel(BaseModel):
@@ -55,29 +58,40 @@ def validate(
         source: names the origin in the error.
 
     Raises:
-        SettingsError: with every fault. Values do not appear in it, nor in its traceback.
+        SettingsError: with every fault, up to 100. Values do not appear in it, nor in its traceback.
     """
     try:
         return model.model_validate({} if value is None else value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     # Raised outside the handler: the chained pydantic error would hold the values.
-    faults = [_fault(detail, model, path, document) for detail in details]
-    raise SettingsError(sorted(faults, key=lambda fault: fault.line or 0), source)
+    faults: list[Fault] = []
+    unknown = 0
+    for detail in details[: MAX_FAULTS + 1]:
+        faults.append(_fault(detail, model, path, document, is_compared=unknown < MAX_NEAR_MISSES))
+        unknown += detail["type"] == _UNKNOWN
+    raise SettingsError(first_faults(sorted(faults, key=lambda fault: fault.line or 0)), source)
 
 
 def _fault(
-    detail: ErrorDetails, model: type[BaseModel], prefix: tuple[PathPart, ...], document: YamlDocument | None
+    detail: ErrorDetails,
+    model: type[BaseModel],
+    prefix: tuple[PathPart, ...],
+    document: YamlDocument | None,
+    *,
+    is_compared: bool,
 ) -> Fault:
     # pydantic marks faults in a mapping's key by one more element.
     inner = tuple(part for part in detail["loc"] if part != "[key]")
     path = (*prefix, *inner)
-    if detail["type"] != "extra_forbidden":
+    if detail["type"] != _UNKNOWN:
         message = _message(detail)
     else:
-        message = unknown_key(model, inner, is_in_file=document is not None)
+        message = unknown_key(model, inner, is_in_file=document is not None, is_compared=is_compared)
     return Fault(dotted(path), message, document.line_of(path) if document else None)
 
+
+_UNKNOWN: Final = "extra_forbidden"
 
 _MESSAGES: Mapping[str, str] = {
     "missing": "is required; add it",
@@ -105,13 +119,16 @@ def _message(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Input ").removeprefix("String ")
 
 
-def unknown_key(model: type[BaseModel], path: tuple[PathPart, ...], *, is_in_file: bool = False) -> str:
+def unknown_key(
+    model: type[BaseModel], path: tuple[PathPart, ...], *, is_in_file: bool = False, is_compared: bool = True
+) -> str:
     """Say what is wrong with a key that a settings model does not have, and which was probably meant.
 
     Args:
         model: what the whole value should be.
         path: of the key in it.
         is_in_file: whether the legacy flat format may be meant, which a command converts.
+        is_compared: whether to look for the key that was probably meant.
     """
     names = tuple(str(part) for part in path if not isinstance(part, int))
     key, parent = names[-1], names[:-1]
@@ -123,7 +140,8 @@ def unknown_key(model: type[BaseModel], path: tuple[PathPart, ...], *, is_in_fil
             scoped = ".".join(other)
             advice = f", or let `{CONVERT}` write the file anew" if is_in_file else ""
             return f"unknown key (it looks like the legacy flat format); write {scoped} as nested keys{advice}"
-    if nearest := difflib.get_close_matches(key, [other[0] for other in below if len(other) == 1], n=1):
+    beside = [other[0] for other in below if len(other) == 1]
+    if is_compared and (nearest := difflib.get_close_matches(key, beside, n=1)):
         return f"unknown key; did you mean {nearest[0]}?"
     if elsewhere := [".".join(other) for other in known if other[-1] == key]:
         # Some names of the legacy flat format are those of the scoped one, without the scope.

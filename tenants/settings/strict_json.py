@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tenants.settings.errors import Fault, PathPart, SettingsError, dotted
+from tenants.settings.errors import Fault, PathPart, SettingsError, dotted, first_faults
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
 
-_TEXT: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that does not end goes to the end of all: else every quote in it would be tried as the beginning of another.
+_TEXT: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _BRACKET: Final = re.compile(r"[\[\]{}]")
 
 
@@ -21,7 +22,8 @@ def read_json(text: bytes) -> Any:
 
     Raises:
         SettingsError: it has more than 256 KiB, is not UTF-8 or not JSON, something follows it, or it is nested deeper
-            than 64 levels; or, with every place where it is so: a member occurs twice, or a number is not finite.
+            than 64 levels; or, with every place where it is so, up to 100: a member occurs twice, or a number is not
+            finite.
     """
     if len(text) > MAX_BYTES:
         raise SettingsError([Fault("", f"has {len(text)} bytes; {MAX_BYTES} are allowed")])
@@ -43,7 +45,7 @@ def read_json(text: bytes) -> Any:
         # Python reads no whole number of more than 4300 digits.
         raise SettingsError([Fault("", "holds a number with too many digits")]) from None
     if reader.has_flaws:
-        raise SettingsError(_faults(value, ()))
+        raise SettingsError(first_faults(_faults(value, ())))
     return value
 
 

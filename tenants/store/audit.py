@@ -1,4 +1,4 @@
-"""Who changed what, when and from where. Entries are only ever added, and forgotten when they are old."""
+"""Who changed what, when and from where. Entries are only ever added, and forgotten when they are old or too many."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +10,9 @@ from tenants.store.change_counter import Feed, next_number
 from tenants.store.database import Database
 from tenants.store.json_column import object_text, read_object
 from tenants.store.schema import AUDIT_ENTRIES
+
+KEPT_ENTRIES_OF_TENANT: Final = 10_000
+"""How many entries of one tenant are kept: changing things again and again does not fill the store."""
 
 _ENTRIES: Final = AUDIT_ENTRIES.c
 
@@ -73,10 +76,22 @@ class AuditStore:
 
 
 def write_entry(connection: Connection, entry: AuditEntry, revision: int | None) -> AuditEntry:
-    """Store an entry in the transaction of the change that it is about; return it with its number."""
+    """Store an entry in the transaction of the change that it is about; return it with its number.
+
+    The oldest of its tenant are forgotten, beyond 10 000; of what is nobody's alone, which operators change, none.
+    """
     stored = replace(entry, revision=revision, entry_id=next_number(connection, Feed.AUDIT))
     connection.execute(insert(AUDIT_ENTRIES), asdict(stored) | {"detail": object_text(entry.detail)})
+    if entry.tenant is not None:
+        _forget_surplus(connection, entry.tenant)
     return stored
+
+
+def _forget_surplus(connection: Connection, tenant: str) -> None:
+    newest_first = select(_ENTRIES.entry_id).where(_ENTRIES.tenant == tenant).order_by(_ENTRIES.entry_id.desc())
+    last = connection.execute(newest_first.limit(1).offset(KEPT_ENTRIES_OF_TENANT)).scalar()
+    if last is not None:
+        connection.execute(delete(AUDIT_ENTRIES).where(_ENTRIES.tenant == tenant, _ENTRIES.entry_id <= last))
 
 
 def _entry(row: Row[Any]) -> AuditEntry:

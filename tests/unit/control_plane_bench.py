@@ -1,7 +1,7 @@
 """The API over a real store, without Ray; settings count as pushed at once."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +39,14 @@ class ControlPlaneBench:
         pushed: the version that has been carried to all others; a change is there at once unless ``holds_back``.
     """
 
-    def __init__(self, folder: Path, config: str = "", runtime: Mapping[str, Any] | None = None, url: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        runtime: Mapping[str, Any] | None = None,
+        url: str = "",
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.config: ServiceConfig = parse_service_config((config or _BASE).encode(), {})
         self.holds_back = False
         self.figures: dict[str, dict[str, TenantFigures]] = {}
@@ -50,6 +57,7 @@ class ControlPlaneBench:
             name: Overrides.model_validate(entry) for name, entry in (runtime or {}).items()
         }
         self._url = url or f"sqlite:///{folder / 'millrace.db'}"
+        self._clock_ns = clock_ns
         self._now_ms = 1_700_000_000_000
 
     async def __aenter__(self) -> Self:
@@ -62,6 +70,7 @@ class ControlPlaneBench:
             self._push_tokens,
             Readers(self._read_figures, self._read_ledger, self._look_at),
             shard_hosts=lambda: 0,
+            clock_ns=self._clock_ns,
         )
         await self.control.load()
         await self.settings.tell()

@@ -1,7 +1,9 @@
 """The document of a tenant: what it may hold, how it is read, patched and stored. Numbers are cases of tenancy §8."""
 
 import copy
+import difflib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +22,9 @@ from tenants.settings.api_document import (
     to_json,
     to_overrides,
 )
+from tenants.settings.errors import MAX_FAULTS, MORE_FAULTS
 from tenants.settings.inherited_collisions import document_collision
-from tenants.settings.model import SettingsModel, validate
+from tenants.settings.model import MAX_NEAR_MISSES, SettingsModel, validate
 
 Json = dict[str, Any]
 
@@ -190,6 +193,8 @@ def test_80_a_mapping_does_not_take_the_label_of_a_dimension() -> None:
         (b'{"metrics_generator": {"native_histogram_max_bucket_number": ' + b"9" * 5000 + b"}}", "", "too many digits"),
         (b'{"a":' * 65 + b"1" + b"}" * 65, "", "nested deeper than 64"),
         (b'["' + b"]" * 5000 + b'",' + b"[" * 5000, "", "nested deeper than 64"),
+        # Were each quote tried as the beginning of a text, this would take a quarter of an hour.
+        (b'"' + b'\\"' * 131_000, "", "is not JSON"),
         (b" " * (256 * 1024) + b"{}", "", "262144 are allowed"),
         (b'{"metrics_generator": 5}', "metrics_generator", "should be a mapping"),
         (b'{"metrics_generator": {"processor": []}}', "metrics_generator.processor", "should be a mapping"),
@@ -224,6 +229,69 @@ def test_every_fault_is_reported_at_once() -> None:
     assert "only" in said["ingestion"]
     assert "operators only" in said["metrics_generator.max_active_series"]
     assert "did you mean dimensions?" in said["metrics_generator.processor.span_metrics.dimension"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {f"{n:x}": 1 for n in range(25_000)},
+        {"metrics_generator": {f"max_active_series_{n}": 1 for n in range(5_000)}},
+        nested(f"{SPAN_METRICS}.filter_policies", [{f"a{n}": 1} for n in range(20_000)]),
+        nested(f"{SPAN_METRICS}.dimensions", [1] * 120_000),
+        nested(f"{SPAN_METRICS}.filter_policies", [{}] * 80_000),
+        nested(f"{GENERATOR}.processors", ["a"] * 60_000),
+        nested("cost_attribution.dimensions", {f"{n:x}": 1 for n in range(25_000)}),
+    ],
+    ids=["unknown", "similar", "in-lists", "wrong-type", "empty", "unknown-names", "mapping"],
+)
+def test_of_many_faults_the_first_are_told(document: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    largest = 0
+
+    def compare(key: str, *rest: Any, **options: Any) -> list[str]:
+        compared.append(key)
+        return difflib.get_close_matches(key, *rest, **options)
+
+    def check(model: Any, value: Any) -> Any:
+        nonlocal largest
+        largest = max(largest, entries_of(value))
+        return validate(model, value)
+
+    monkeypatch.setattr("tenants.settings.model.difflib", SimpleNamespace(get_close_matches=compare))
+    monkeypatch.setattr("tenants.settings.api_document.validate", check)
+    with pytest.raises(SettingsError) as caught:
+        read_document(json.dumps(document, separators=(",", ":")).encode())
+    assert len(caught.value.faults) == MAX_FAULTS
+    assert caught.value.faults[-1] == MORE_FAULTS
+    assert MORE_FAULTS not in caught.value.faults[:-1]
+    assert len(compared) <= MAX_NEAR_MISSES
+    # What is checked in one go is told in one go, too.
+    assert largest <= 1_100
+
+
+def entries_of(value: object) -> int:
+    """Count entries of lists and mappings, at any depth."""
+    inner: list[Any] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return len(inner) + sum(map(entries_of, inner))
+
+
+def test_faults_behind_many_entries_are_found() -> None:
+    def policies(last: object) -> Json:
+        attributes = [{"key": "span.a", "value": "b"}] * 30
+        block = {"include": {"match_type": "strict", "attributes": attributes}}
+        bad = {"include": {"match_type": "strict", "attributes": [*attributes, {"key": "span.a", "value": last}]}}
+        return nested(f"{SPAN_METRICS}.filter_policies", [block] * 63 + [bad])
+
+    assert read(policies("b")) == policies("b")
+    found = faults_of(policies([]))
+    assert list(found) == [f"{SPAN_METRICS}.filter_policies[63].include.attributes[30].value"]
+
+
+def test_of_many_repeated_members_the_first_are_told() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_document(b'{"a":[' + b",".join([b'{"a":1,"a":1}'] * 15_000) + b"]}")
+    assert len(caught.value.faults) == MAX_FAULTS
+    assert caught.value.faults[-1] == MORE_FAULTS
 
 
 def test_every_repeated_member_is_named() -> None:

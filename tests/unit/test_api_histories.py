@@ -1,7 +1,7 @@
 """Changes of one document by many at once: whatever happens, it is as if they had come one after the other.
 
-Revisions say in which order. Every change that was accepted has to be what it would have been after the one before it;
-one that was refused has to have had a reason.
+Revisions say in which order. Every change that was accepted has to be what it would have been after the one before it,
+or to have changed nothing; one that was refused has to have had a reason.
 """
 
 import asyncio
@@ -102,15 +102,17 @@ def _after(before: dict[str, Any] | None, outcome: Outcome, history: dict[int, d
 def _check(outcomes: list[Outcome], history: dict[int, dict[str, Any] | None]) -> None:
     """Replay those that were accepted in the order of their revisions, and look at why the others were not."""
     first = max(history)
-    accepted = sorted((o for o in outcomes if o.answer.status_code in {200, 204}), key=lambda o: o.revision)
-    assert [o.revision for o in accepted] == list(range(first + 1, first + 1 + len(accepted)))
-    for outcome in accepted:
-        before = history[outcome.revision - 1]
-        if outcome.expected is not None:
-            assert outcome.expected == (outcome.revision - 1 if before is not None else 0)
-        history[outcome.revision] = _after(before, outcome, history)
-        if outcome.answer.content:
-            assert outcome.answer.json() == history[outcome.revision]
+    accepted: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.answer.status_code in {200, 204}:
+            accepted.setdefault(outcome.revision, []).append(outcome)
+    assert all(_changes_nothing(outcome, first, history) for outcome in accepted.pop(first, []))
+    assert sorted(accepted) == list(range(first + 1, first + 1 + len(accepted)))
+    for revision, same in sorted(accepted.items()):
+        assert any(_made(revision, outcome, same, history) for outcome in same)
+        for outcome in same:
+            if outcome.answer.content:
+                assert outcome.answer.json() == history[revision]
     seen = [history[revision] for revision in range(first, max(history) + 1)]
     for outcome in outcomes:
         status = outcome.answer.status_code
@@ -123,6 +125,29 @@ def _check(outcomes: list[Outcome], history: dict[int, dict[str, Any] | None]) -
             assert history.get(outcome.change.to) is None or outcome.change.to > first
         elif status == 409:
             assert len(accepted) >= 5
+
+
+def _expected(outcome: Outcome, revision: int, history: dict[int, dict[str, Any] | None]) -> bool:
+    current = 0 if history[revision] is None else revision
+    return outcome.expected is None or outcome.expected == current
+
+
+def _changes_nothing(outcome: Outcome, revision: int, history: dict[int, dict[str, Any] | None]) -> bool:
+    there = history[revision]
+    is_same = there is not None and _after(there, outcome, history) == there
+    return is_same and _expected(outcome, revision, history)
+
+
+def _made(revision: int, maker: Outcome, same: list[Outcome], history: dict[int, dict[str, Any] | None]) -> bool:
+    """Whether one of those that were told this revision made it, and the others then changed nothing."""
+    before = history[revision - 1]
+    if maker.change.kind == "ROLLBACK" and maker.change.to not in history:
+        return False
+    after = _after(before, maker, history)
+    if after == before or not _expected(maker, revision - 1, history):
+        return False
+    history[revision] = after
+    return all(_changes_nothing(outcome, revision, history) for outcome in same if outcome is not maker)
 
 
 async def _run(rounds: list[list[Change]]) -> None:

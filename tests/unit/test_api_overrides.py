@@ -1,6 +1,7 @@
 """The API of documents: cases 52 to 92 of tenancy §8 that need no running service, by their numbers."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tenants.control import documents
+from tenants.identity.access import Scope
 from tests.unit.control_plane_bench import ControlPlaneBench
+from tests.unit.waiting import until
 
 PATH = "/api/overrides"
 SPANS: dict[str, Any] = {"metrics_generator": {"processors": ["span-metrics"]}}
@@ -201,9 +205,128 @@ async def test_history_and_rollback(bench: ControlPlaneBench) -> None:
     assert (await bench.ask("POST", f"{PATH}/rollback", body={"revision": 3})).status_code == 404
     assert (await bench.ask("POST", f"{PATH}/rollback", body={"revision": 99})).status_code == 404
     assert (await bench.ask("POST", f"{PATH}/rollback", body={"revision": "1"})).status_code == 400
-    for _ in range(25):
-        await bench.ask("PATCH", PATH, body={})
+    for seconds in range(20, 45):
+        await bench.ask("PATCH", PATH, body={"metrics_generator": {"collection_interval": f"{seconds}s"}})
     assert len((await bench.ask("GET", f"{PATH}/history")).json()["revisions"]) == 20
+
+
+async def test_what_changes_nothing_is_not_stored(bench: ControlPlaneBench) -> None:
+    await bench.ask("POST", PATH, body=SPANS, If_Match="0")
+    same = await bench.ask("POST", PATH, body=SPANS, If_Match="1")
+    assert (same.status_code, same.content, same.headers["etag"]) == (200, b"", '"1"')
+    for patch in ({}, SPANS):
+        same = await bench.ask("PATCH", PATH, body=patch)
+        assert (same.status_code, same.json(), same.headers["x-overrides-revision"]) == (200, SPANS, "1")
+    same = await bench.ask("POST", f"{PATH}/rollback", body={"revision": 1})
+    assert (same.status_code, same.json(), same.headers["etag"]) == (200, SPANS, '"1"')
+    # What was expected is compared all the same.
+    for method, path, body in (
+        ("POST", PATH, SPANS),
+        ("PATCH", PATH, {}),
+        ("POST", f"{PATH}/rollback", {"revision": 1}),
+    ):
+        assert (await bench.ask(method, path, body=body, If_Match="7")).status_code == 412
+    assert len((await bench.ask("GET", f"{PATH}/history")).json()["revisions"]) == 1
+    operator = await bench.token(Scope.OPERATOR)
+    entries = (await bench.ask("GET", "/api/admin/audit?tenant=acme", tenant=None, token=operator)).json()["entries"]
+    assert [(entry["action"], entry["revision"]) for entry in entries] == [("overrides.replace", 1)]
+
+
+async def test_one_and_true_are_different_filters(bench: ControlPlaneBench) -> None:
+    for revision, value in enumerate((1, True)):
+        attribute = {"key": "span.a", "value": value}
+        policies = [{"include": {"match_type": "strict", "attributes": [attribute]}}]
+        patch = {"metrics_generator": {"processor": {"span_metrics": {"filter_policies": policies}}}}
+        assert (await bench.ask("PATCH", PATH, body=patch)).headers["etag"] == f'"{revision + 1}"'
+
+
+async def test_what_others_stored_is_in_force_after_a_change_to_the_same(
+    bench: ControlPlaneBench, tmp_path: Path
+) -> None:
+    async with ControlPlaneBench(tmp_path) as other:
+        await other.ask("POST", PATH, tenant="globex", body=SPANS, If_Match="0")
+    assert (await bench.ask("PATCH", PATH, tenant="globex", body=SPANS)).headers["etag"] == '"1"'
+    assert "globex" in bench.settings.overrides.documents
+
+
+async def test_a_revision_that_is_not_stored_is_not_waited_for_and_all_who_ask_share_a_look(
+    bench: ControlPlaneBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, looks = bench.control.documents._store, 0
+    changes_since = store.changes_since
+
+    def look(token: int) -> Any:
+        nonlocal looks
+        looks += 1
+        return changes_since(token)
+
+    monkeypatch.setattr(store, "changes_since", look)
+    path = f"{PATH}?min_revision=99999&wait=30s"
+    async with asyncio.timeout(25):
+        answers = await asyncio.gather(*(bench.ask("GET", path) for _ in range(300)))
+    assert {answer.status_code for answer in answers} == {504}
+    assert 1 <= looks <= 30
+
+
+async def test_documents_are_checked_beside_the_loop_and_one_of_a_tenant_at_a_time(
+    bench: ControlPlaneBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, begun = threading.Event(), 0
+    merge_patch = documents.merge_patch
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        assert may_end.wait(30)
+        return merge_patch(*arguments)
+
+    monkeypatch.setattr(documents, "merge_patch", slow)
+    waiting = [asyncio.create_task(bench.ask("PATCH", PATH, body=SPANS)) for _ in range(21)]
+    try:
+        await until(lambda: any(task.done() for task in waiting))
+        (refused,) = (task.result() for task in waiting if task.done())
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["type"] == "urn:millrace:problem:too-many-requests"
+        assert begun == 1
+        assert (await bench.ask("POST", PATH, tenant="globex", body=SPANS, If_Match="0")).status_code == 200
+    finally:
+        may_end.set()
+    answers = await asyncio.gather(*waiting)
+    assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429]
+
+
+async def test_a_tenant_may_ask_for_so_many_changes(tmp_path: Path) -> None:
+    now_ns = 0
+    async with ControlPlaneBench(tmp_path, clock_ns=lambda: now_ns) as bench:
+
+        async def changed() -> list[int]:
+            answers = await asyncio.gather(
+                *(bench.ask("POST", f"{PATH}?dry_run=true", body=SPANS, If_Match="0") for _ in range(10))
+            )
+            return [answer.status_code for answer in answers]
+
+        for _ in range(6):
+            assert await changed() == [200] * 10
+        for method, path in (("POST", PATH), ("PATCH", PATH), ("DELETE", PATH), ("POST", f"{PATH}/rollback")):
+            assert (await bench.ask(method, path, body={}, If_Match="0")).status_code == 429
+        refused = await bench.ask("POST", "/api/tokens", body={"scopes": ["ingest"]})
+        assert refused.status_code == (await bench.ask("DELETE", "/api/tokens/a")).status_code == 429
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert 1 <= int(refused.headers["retry-after"]) <= 2
+        # Others, questions and operators are not concerned.
+        assert (await bench.ask("POST", PATH, tenant="globex", body=SPANS, If_Match="0")).status_code == 200
+        assert (await bench.ask("GET", "/api/tokens")).status_code == 200
+        operator = await bench.token(Scope.OPERATOR)
+        assert (await bench.ask("POST", PATH, token=operator, body=SPANS, If_Match="0")).status_code == 200
+        now_ns += 1_000_000_000
+        assert sorted(await changed()) == [412] * 5 + [429] * 5
+
+
+async def test_a_body_with_too_many_faults_is_refused_without_telling_them_all(bench: ControlPlaneBench) -> None:
+    for body, told in (({"scopes": [1] * 100_000}, 2), ({f"{n:x}": 1 for n in range(20_000)}, 0)):
+        answer = await bench.ask("POST", "/api/tokens", body=body)
+        assert answer.status_code == 400
+        assert len(answer.json().get("violations", ())) == told
 
 
 async def test_body_limits(bench: ControlPlaneBench) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenants.settings import Failed, Loaded, RuntimeFile, Unchanged, parse_service_config
+from tenants.settings.errors import MORE_FAULTS
 
 PATH = Path("overrides.yaml")
 
@@ -55,6 +56,19 @@ def failed(text: str | bytes, reason: str) -> dict[str, str]:
 
 
 # Loading
+
+
+def test_of_many_faults_in_an_entry_the_first_are_told_with_lines_and_what_was_meant() -> None:
+    keys = "".join(f"      histogram_bucket_{number}: 1\n" for number in range(150))
+    text = f"overrides:\n  acme:\n    metrics_generator:\n{keys}  globex: {{metrics: 1}}\n"
+    result = first(text)
+    assert isinstance(result, Failed)
+    *of_acme, more, of_globex = result.faults
+    assert [fault.line for fault in of_acme] == list(range(4, 103))
+    assert of_acme[0].message == "unknown key; did you mean native_histogram_bucket_factor?"
+    assert sum("did you mean" in fault.message for fault in of_acme) == 20
+    assert more == MORE_FAULTS
+    assert of_globex.path == "overrides.globex.metrics"
 
 
 def test_entries_are_loaded_with_the_hash_of_the_content() -> None:

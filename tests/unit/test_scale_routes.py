@@ -10,6 +10,7 @@ from cluster.scale_routes import CLUSTER_PATH, scale_router
 from tenants.api.access import Guard, guarded
 from tenants.api.problem_response import add_problem_handlers
 from tenants.control.caller import Caller
+from tenants.control.write_limiter import WriteLimiter
 from tenants.identity.access import Principal, Scope
 
 
@@ -36,7 +37,7 @@ class Knowing:
 
 async def ask(scaled: Scaled, *arguments: Any, scope: Scope = Scope.OPERATOR, **more: Any) -> httpx.Response:
     app = FastAPI(dependencies=[Depends(guarded)], docs_url=None, openapi_url=None)
-    app.state.guard = Guard(Knowing(scope), inspect_is_open=True)  # type: ignore[arg-type]
+    app.state.guard = Guard(Knowing(scope), WriteLimiter(lambda: 0, lambda: 0.5), inspect_is_open=True)  # type: ignore[arg-type]
     add_problem_handlers(app)
     app.include_router(scale_router(scaled))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:

@@ -15,6 +15,7 @@ from cluster.service_face import service_router
 from cluster.version import VERSION
 from tenants.api.access import Guard, guarded
 from tenants.api.problem_response import add_problem_handlers
+from tenants.control.write_limiter import WriteLimiter
 from tenants.endpoint import EndpointCounters, TenantEndpointSnapshot
 from tenants.endpoint.tenant_collector import TenantCollectorSnapshot
 from tenants.identity import TenantId
@@ -50,7 +51,7 @@ def application(service: Service, *, inspect_is_open: bool = True, max_tenants: 
     authenticator.put_tokens(1, TokenTable())
     identification = Identification("trusted_header", ACME, authenticator)
     app = FastAPI(dependencies=[Depends(guarded)], docs_url=None, openapi_url=None)
-    app.state.guard = Guard(identification, inspect_is_open=inspect_is_open)
+    app.state.guard = Guard(identification, WriteLimiter(lambda: 0, lambda: 0.5), inspect_is_open=inspect_is_open)
     add_problem_handlers(app)
     app.include_router(service_router(service, PageTenants(max_tenants)))
     return app

@@ -43,6 +43,18 @@ def test_old_entries_are_forgotten_and_no_number_is_used_again(audit: AuditStore
     assert audit.append(entry(40)).entry_id == 4
 
 
+def test_oldest_entries_of_a_tenant_with_too_many_are_forgotten(
+    audit: AuditStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenants.store.audit.KEPT_ENTRIES_OF_TENANT", 3)
+    for at_ms in range(10):
+        for tenant in ("acme", None) if at_ms else ("acme", "other", None):
+            audit.append(entry(at_ms, tenant))
+    assert [one.at_ms for one in audit.listed("acme", None, 100)] == [9, 8, 7]
+    assert [one.at_ms for one in audit.listed("other", None, 100)] == [0]
+    assert len([one for one in audit.listed(None, None, 100) if one.tenant is None]) == 10
+
+
 def test_damaged_detail_stops_nothing(database: Database) -> None:
     audit = AuditStore(database)
     for at_ms in (1, 2, 3):
