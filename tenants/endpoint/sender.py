@@ -12,7 +12,7 @@ from tenants.endpoint.cancelling import cancel
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
 from tenants.endpoint.encoding import Encoding
-from tenants.endpoint.endpoint_access import EndpointAccess
+from tenants.endpoint.endpoint_access import EndpointAccess, Granted
 from tenants.endpoint.endpoint_backlog import EndpointBacklog
 from tenants.endpoint.errors import SecretUnavailableError
 from tenants.endpoint.exchange import Outcome, Verdict
@@ -31,6 +31,10 @@ _AHEAD: Final = 50
 
 _CLOSE_S: Final = 5.0
 """Longest that closing waits for the disk."""
+
+_MIN_RESTART_S: Final = 30.0
+_MAX_RESTART_S: Final = 600.0
+"""Pauses after a bug: what has hit it may be gone by then, or be dropped for its age."""
 
 _TOO_LARGE: Final = 413
 _MAYBE_POISON: Final = 500
@@ -105,8 +109,7 @@ class EndpointSender:
 
     def start(self) -> None:
         """Begin to send. Does not wait; call once."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"send to {self._config.label}")
-        self._task.add_done_callback(self._on_task_done)
+        self._task = asyncio.get_running_loop().create_task(self._live(), name=f"send to {self._config.label}")
 
     def restore(self, stored: Sequence[Waiting]) -> None:
         """Go on with what is on disk; call before anything else.
@@ -268,6 +271,20 @@ class EndpointSender:
 
     # The way of a batch
 
+    async def _live(self) -> None:
+        """Send, also after a bug: what a lane had on its way is what it begins with again."""
+        clock, pause_s = self._around.clock, _MIN_RESTART_S
+        while True:
+            began_ms = clock.now_ms()
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001  (it is logged, and what waits must be sent one day)
+                if clock.now_ms() - began_ms > _MAX_RESTART_S * 1000:
+                    pause_s = _MIN_RESTART_S
+                self._tally.crashed(error, pause_s)
+            await clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_RESTART_S)
+
     async def _run(self) -> None:
         while True:
             await self._leave_rows(self._queue.leave_division())
@@ -349,9 +366,15 @@ class EndpointSender:
         if not waiting.is_loaded:
             return None
         try:
-            granted = await self._access.get()
+            async with self._access.granted() as granted:
+                outcome = await self._exchange(waiting, granted)
         except SecretUnavailableError as error:
             return Outcome(Verdict.RETRY, "secret", str(error))
+        if outcome.fell_back:
+            self._tally.fell_back(outcome)
+        return outcome
+
+    async def _exchange(self, waiting: Waiting, granted: Granted) -> Outcome:
         if granted.problem:
             self._tally.secret_not_read(granted.problem)
         self._tally.counters.retries += waiting.attempts > 0
@@ -359,8 +382,6 @@ class EndpointSender:
             outcome = await self._negotiation.exchange(waiting.piece, waiting.attempts, granted, self._around)
             if span is not None:
                 _say(span, outcome)
-        if outcome.fell_back:
-            self._tally.fell_back(outcome)
         return outcome
 
     def _span_of(self, waiting: Waiting) -> Span | None:
@@ -539,13 +560,6 @@ class EndpointSender:
             await self._backlog.remove(rows)
         except StoreUnavailable:
             self._unwanted_rows += rows
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self._tally.counters.state = EndpointState.CRASHED
-        self._tally.counters.last_error = f"bug: {type(error).__name__}"
-        self._tally.log.error("sender stopped by a bug, nothing is sent any more", exc_info=error)
 
 
 def _say(span: Span, outcome: Outcome) -> None:
