@@ -4,10 +4,7 @@ What a URL says cannot tell where it leads: a name may resolve to another addres
 network. So the address that was judged is the one that is connected to; the host's name is not resolved again.
 """
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 import httpcore
@@ -52,19 +49,3 @@ class ConfinedNetwork(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
-
-
-def resolver(threads: Executor) -> Resolve:
-    """Return the system's way to resolve a host, in threads of its own: a slow name server must not hold up others."""
-
-    async def resolve(host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(threads, _look_up, host, port)
-        return [str(address[0]) for *_, address in found]
-
-    return resolve
-
-
-def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return found
