@@ -139,6 +139,18 @@ async def test_retry_after_is_honoured_within_reason(
     assert seconds <= clock.sleeps[0] <= seconds * 1.1
 
 
+async def test_pause_that_was_asked_for_is_made_once(around: Surroundings, clock: FakeClock) -> None:
+    answers: list[Step] = [Answer(503, {"Retry-After": "120"}), Reset(), Answer(503, {"Retry-After": "2"})]
+    async with sending_to(answers, around) as (receiver, sender):
+        sender.submit([batch()])
+        counters = await settled(sender)
+    first, *others = clock.sleeps
+    assert 120 <= first <= 132
+    # From max_backoff on, which is longer than the two seconds.
+    assert others == [pytest.approx(5, rel=0.1)] * 2
+    assert (len(receiver.requests), counters.samples_sent) == (4, 10)
+
+
 async def test_refused_connection_is_tried_again_until_somebody_listens(around: Surroundings, clock: FakeClock) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
