@@ -62,6 +62,9 @@ class EndpointSender:
     journal.
 
     Every method must be called from the event loop that :meth:`start` was called in.
+
+    Attributes:
+        ended: set when it is closed, and has nothing to do with the disk any more.
     """
 
     def __init__(
@@ -96,6 +99,13 @@ class EndpointSender:
         self._settled.set()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._has_left = False
+        self.ended = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called: what is submitted is not sent any more."""
+        return self._is_closed
 
     @property
     def config(self) -> EndpointConfig:
@@ -107,9 +117,9 @@ class EndpointSender:
         """What batches for the endpoint should be."""
         return Encoding(self._config.relabel, self._negotiation.message(self._around.clock.now_ms()))
 
-    def start(self) -> None:
-        """Begin to send. Does not wait; call once."""
-        self._task = asyncio.get_running_loop().create_task(self._live(), name=f"send to {self._config.label}")
+    def start(self, after: Sequence[asyncio.Event] = ()) -> None:
+        """Begin to send, once all these events are set. Does not wait; call once."""
+        self._task = asyncio.get_running_loop().create_task(self._live(after), name=f"send to {self._config.label}")
 
     def restore(self, stored: Sequence[Waiting]) -> None:
         """Go on with what is on disk; call before anything else.
@@ -215,13 +225,16 @@ class EndpointSender:
             keeps: what is not sent goes on disk, if there is one, for who comes after; what does not get there is
                 counted as failed. Otherwise all of it is, and removed.
         """
-        was_closed, self._is_closed = self._is_closed, True
+        self._is_closed = True
         await cancel(self._task, self._spilling)
         await self._access.close()
-        if not was_closed:
+        # Who closed it before may have been broken off.
+        if not self._has_left:
             await self._leave(keeps=keeps)
+            self._has_left = True
         self._tally.counters.state = EndpointState.CLOSED
         self._settled.set()
+        self.ended.set()
 
     async def _leave(self, *, keeps: bool) -> None:
         if self._backlog is not None:
@@ -232,7 +245,7 @@ class EndpointSender:
                         await self.spill()
                     else:
                         await self._backlog.clear()
-            except (StoreError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  (bugs of the disk too: what is unsent is counted, and it ends)
                 self._tally.log.warning("backlog could not be brought up to date", problem=str(error) or "timeout")
         unsent = [*self._queue.volatile()] if keeps else [*self._queue.on_the_way(), *self._queue.clear()]
         if unsent:
@@ -271,8 +284,10 @@ class EndpointSender:
 
     # The way of a batch
 
-    async def _live(self) -> None:
+    async def _live(self, after: Sequence[asyncio.Event]) -> None:
         """Send, also after a bug: what a lane had on its way is what it begins with again."""
+        for event in after:
+            await event.wait()
         clock, pause_s = self._around.clock, _MIN_RESTART_S
         while True:
             began_ms = clock.now_ms()
