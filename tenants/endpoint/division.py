@@ -26,3 +26,9 @@ def halves(batch: Batch) -> Sequence[Batch]:
         )
         for half in written
     ]
+
+
+def cut(batch: Batch, size_bytes: int, divide: Divide) -> list[Batch]:
+    """Divide a batch until every part has at most this size, or cannot be divided."""
+    parts = divide(batch) if batch.size_bytes > size_bytes else ()
+    return [each for part in parts for each in cut(part, size_bytes, divide)] if len(parts) > 1 else [batch]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -11,6 +12,7 @@ from tenants.endpoint.batch import Batch
 from tenants.endpoint.cancelling import cancel
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
+from tenants.endpoint.division import cut
 from tenants.endpoint.encoding import Encoding
 from tenants.endpoint.endpoint_access import EndpointAccess, Granted
 from tenants.endpoint.endpoint_backlog import EndpointBacklog
@@ -19,6 +21,7 @@ from tenants.endpoint.exchange import Outcome, Verdict
 from tenants.endpoint.negotiation import Negotiation
 from tenants.endpoint.pace import PAUSES, Pace
 from tenants.endpoint.queue import BatchQueue, Lane, Waiting
+from tenants.endpoint.size_limit import SizeLimit
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.suspicion import Step, Suspicion
 from tenants.endpoint.tally import Tally
@@ -51,7 +54,8 @@ class EndpointSender:
     are not: of a collection that is on disk nothing else is sent again.
 
     What becomes of a batch (remote-write §1.6): what the receiver refuses (400 and others) is dropped and counted.
-    What is too large (413) is halved, down to one series. Where it does not let us in (401, 403) or there is nobody
+    What is too large (413) is halved, down to one series if need be, and those that follow are cut to what was taken
+    (:mod:`tenants.endpoint.size_limit`). Where it does not let us in (401, 403) or there is nobody
     (404) the endpoint pauses, and is asked once a minute, or as soon as its settings change. What fails otherwise is
     sent again, alone, after growing pauses that all lanes share; those go on together when one succeeds. A batch that
     is answered 500 for ever, when others are taken, is divided until what is wrong is found
@@ -86,6 +90,7 @@ class EndpointSender:
         self._negotiation = Negotiation(config.protobuf_message)
         self._queue = BatchQueue(config.max_queue_bytes)
         self._suspicion = Suspicion()
+        self._size_limit = SizeLimit()
         self._tally = Tally(tenant, config, around.clock)
         self._pace = Pace(config, around, self._tally.log)
         self._restored_ms: frozenset[int] = frozenset()
@@ -380,6 +385,7 @@ class EndpointSender:
             return Outcome(Verdict.RETRY, "backlog", str(error))
         if not waiting.is_loaded:
             return None
+        await self._cut(waiting)
         try:
             async with self._access.granted() as granted:
                 outcome = await self._exchange(waiting, granted)
@@ -456,16 +462,30 @@ class EndpointSender:
             self._tally.attempt_failed(outcome)
             self._pace.kept_out(outcome, PAUSES[outcome.status])
             return
+        if outcome.status == _TOO_LARGE:
+            await self._on_too_large(lane, waiting, outcome)
+            return
         self._pace.answered(holds, self._pending_batches)
         if outcome.verdict is Verdict.DELIVERED:
+            now_ms = self._around.clock.now_ms()
             self._tally.delivered(waiting.piece, outcome)
-            self._suspicion.delivered(self._around.clock.now_ms())
-        elif outcome.status == _TOO_LARGE and self._divide(waiting, outcome):
-            self._tally.attempt_failed(outcome)
-            return
+            self._suspicion.delivered(now_ms)
+            self._size_limit.taken(waiting.piece.size_bytes, waiting.excess, now_ms)
         else:
             self._tally.rejected(waiting.piece, outcome)
         self._settle_piece(lane, waiting)
+
+    async def _on_too_large(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
+        size_bytes, now_ms = waiting.piece.size_bytes, self._around.clock.now_ms()
+        waiting.excess = excess = self._size_limit.refused(size_bytes, waiting.excess, now_ms)
+        if self._size_limit.is_worth_dividing(excess) and await self._divide(waiting, outcome):
+            excess.is_divided = True
+            self._tally.attempt_failed(outcome)
+            return
+        self._tally.rejected(waiting.piece, outcome)
+        self._settle_piece(lane, waiting)
+        # It may take nothing at all.
+        self._pace.failed(outcome)
 
     async def _on_failed(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
         waiting.attempts += 1
@@ -478,7 +498,7 @@ class EndpointSender:
         is_alone = self._suspicion.is_alone(trouble)
         match self._suspicion.next_step(trouble, waiting.attempts, waiting.piece.series, now_ms):
             case Step.DIVIDE:
-                self._divide(waiting, outcome)
+                await self._divide(waiting, outcome)
             case Step.TURN:
                 waiting.turn()
             case Step.DROP:
@@ -493,17 +513,30 @@ class EndpointSender:
         else:
             self._pace.failed(outcome)
 
-    def _divide(self, waiting: Waiting, outcome: Outcome) -> bool:
+    async def _divide(self, waiting: Waiting, outcome: Outcome) -> bool:
         """Put two in place of what was sent; return whether that was possible."""
-        pieces = self._around.divide(waiting.piece)
+        divide = partial(self._around.divide, waiting.piece)
+        pieces = await self._around.threads.run(divide, is_long=False)
         if len(pieces) < 2:
             return False
         waiting.divide(pieces)
         self._tally.divided(outcome)
         return True
 
+    async def _cut(self, waiting: Waiting) -> None:
+        """Put what will be taken in place of a batch that would be too large."""
+        size_bytes = self._size_limit.fitting_bytes(waiting.size_bytes, self._around.clock.now_ms())
+        if size_bytes is None or waiting.pieces or waiting.attempts:
+            return
+        work = partial(cut, waiting.batch, size_bytes, self._around.divide)
+        pieces = await self._around.threads.run(work, is_long=False)
+        if len(pieces) > 1:
+            waiting.divide(pieces)
+
     def _settle_piece(self, lane: Lane, waiting: Waiting) -> None:
         if waiting.settle_piece():
+            if waiting.excess is not None:
+                self._size_limit.settled(waiting.excess)
             self._settle(lane)
 
     def _settle(self, lane: Lane) -> None:

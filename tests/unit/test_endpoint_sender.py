@@ -214,7 +214,6 @@ async def test_receiver_that_does_not_finish_is_left_at_the_timeout_and_tried_ag
     [
         (400, "http_400"),
         (409, "http_4xx"),
-        (413, "http_413"),
         (415, "http_415"),
         (422, "http_422"),
         (302, "http_3xx"),
