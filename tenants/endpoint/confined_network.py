@@ -12,7 +12,8 @@ import httpcore
 from tenants.settings.remote_write_targets import RemoteWriteTargets
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Return the addresses of a host, in the order in which they should be tried; raises OSError."""
+"""Return the addresses of a host, in the order in which they should be tried; raises OSError, or
+UnicodeError if no host can have this name."""
 
 
 class ConfinedNetwork(httpcore.AsyncNetworkBackend):
@@ -34,13 +35,18 @@ class ConfinedNetwork(httpcore.AsyncNetworkBackend):
         """Connect to the first address of the host that may be connected to and answers.
 
         Raises:
-            httpcore.ConnectError: the host or all of its addresses are forbidden, or none answers.
+            httpcore.ConnectError: the host or all of its addresses are forbidden, or none answers; or no host can have
+                this name.
             OSError: the host cannot be resolved.
         """
         if problem := self._targets.host_problem(host):
             raise httpcore.ConnectError(problem)
         failure: Exception = httpcore.ConnectError(f"the host {host} has no address")
-        for address in await self._resolve(host, port):
+        try:
+            addresses = await self._resolve(host, port)
+        except UnicodeError as error:
+            raise httpcore.ConnectError(f"the host {host} cannot be resolved: {error}") from error
+        for address in addresses:
             if problem := self._targets.address_problem(address):
                 failure = httpcore.ConnectError(f"the host {host} is refused: {problem}")
                 continue
