@@ -145,15 +145,15 @@ async def _ask(target: Target, around: Surroundings) -> _Asked:
     access = EndpointAccess(config, around)
     skews_s: list[float] = []
     try:
-        granted = await access.get()
-        before_s = time.time()
+        async with access.granted() as granted:
+            before_s = time.time()
 
-        async def compare(response: httpx.Response) -> None:
-            if (skew := skew_s(response.headers.get("date"), before_s, time.time())) is not None:
-                skews_s.append(skew)
+            async def compare(response: httpx.Response) -> None:
+                if (skew := skew_s(response.headers.get("date"), before_s, time.time())) is not None:
+                    skews_s.append(skew)
 
-        granted.client.event_hooks["response"].append(compare)
-        outcome = await _empty_write(granted, around)
+            granted.client.event_hooks["response"].append(compare)
+            outcome = await _empty_write(granted, around)
     except SecretUnavailableError as error:
         return _Asked(fail(check, str(error), "mend the file or variable that the endpoint's settings point to"))
     finally:

@@ -4,10 +4,7 @@ What a URL says cannot tell where it leads: a name may resolve to another addres
 network. So the address that was judged is the one that is connected to; the host's name is not resolved again.
 """
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 import httpcore
@@ -15,7 +12,8 @@ import httpcore
 from tenants.settings.remote_write_targets import RemoteWriteTargets
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Return the addresses of a host, in the order in which they should be tried; raises OSError."""
+"""Return the addresses of a host, in the order in which they should be tried; raises OSError, or
+UnicodeError if no host can have this name."""
 
 
 class ConfinedNetwork(httpcore.AsyncNetworkBackend):
@@ -37,13 +35,18 @@ class ConfinedNetwork(httpcore.AsyncNetworkBackend):
         """Connect to the first address of the host that may be connected to and answers.
 
         Raises:
-            httpcore.ConnectError: the host or all of its addresses are forbidden, or none answers.
+            httpcore.ConnectError: the host or all of its addresses are forbidden, or none answers; or no host can have
+                this name.
             OSError: the host cannot be resolved.
         """
         if problem := self._targets.host_problem(host):
             raise httpcore.ConnectError(problem)
         failure: Exception = httpcore.ConnectError(f"the host {host} has no address")
-        for address in await self._resolve(host, port):
+        try:
+            addresses = await self._resolve(host, port)
+        except UnicodeError as error:
+            raise httpcore.ConnectError(f"the host {host} cannot be resolved: {error}") from error
+        for address in addresses:
             if problem := self._targets.address_problem(address):
                 failure = httpcore.ConnectError(f"the host {host} is refused: {problem}")
                 continue
@@ -52,19 +55,3 @@ class ConfinedNetwork(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
-
-
-def resolver(threads: Executor) -> Resolve:
-    """Return the system's way to resolve a host, in threads of its own: a slow name server must not hold up others."""
-
-    async def resolve(host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(threads, _look_up, host, port)
-        return [str(address[0]) for *_, address in found]
-
-    return resolve
-
-
-def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return found

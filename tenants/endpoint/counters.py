@@ -18,7 +18,7 @@ class EndpointState(StrEnum):
     """404: the same."""
     CLOSED = "closed"
     CRASHED = "crashed"
-    """A bug stopped it: batches wait, the oldest are dropped at the bound, nothing is sent."""
+    """A bug stopped it: batches wait, the oldest are dropped at the bound. It begins again within 10 minutes."""
 
     @property
     def is_paused(self) -> bool:

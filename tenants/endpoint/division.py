@@ -29,3 +29,9 @@ def parts(batch: Batch) -> Sequence[Batch]:
         )
         for part in written
     ]
+
+
+def cut(batch: Batch, size_bytes: int, divide: Divide) -> list[Batch]:
+    """Divide a batch until every part has at most this size, or cannot be divided."""
+    divided = divide(batch) if batch.size_bytes > size_bytes else ()
+    return [each for part in divided for each in cut(part, size_bytes, divide)] if len(divided) > 1 else [batch]

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import httpx
@@ -24,11 +25,13 @@ class Granted:
 
     Attributes:
         config: with every header that a request carries.
+        kind: of the client.
         client: to send with.
         problem: why secrets are still those of before; empty if they are not.
     """
 
     config: EndpointConfig
+    kind: ClientKind
     client: httpx.AsyncClient
     problem: str = ""
 
@@ -36,7 +39,11 @@ class Granted:
 class EndpointAccess:
     """Reads one endpoint's secrets, again when their files change, and holds the client that fits them.
 
-    A secret that cannot be read any more keeps its last good value. One event loop owns it; files are read in threads.
+    A secret that cannot be read any more keeps its last good value. One event loop owns it, in which several requests
+    may ask at once; files are read in threads, by one of them.
+
+    Of the client that fits it is one user, and each request that is under way is another: a client that does not fit
+    any more is closed behind the last of them.
     """
 
     def __init__(self, config: EndpointConfig, around: Surroundings, environ: Mapping[str, str] = os.environ) -> None:
@@ -47,36 +54,51 @@ class EndpointAccess:
         self._looked_at_ms = 0
         self._last_good: dict[SecretSource, str] = {}
         self._kind: ClientKind | None = None
+        self._looking = asyncio.Lock()
 
     def reconfigure(self, config: EndpointConfig) -> None:
         """Go on with other settings; what they point to is read before the next request."""
         self._config = config
         self._granted = None
 
-    async def get(self) -> Granted:
-        """Return the way to the endpoint as it is now.
+    @asynccontextmanager
+    async def granted(self) -> AsyncIterator[Granted]:
+        """Return the way to the endpoint as it is now, for one request.
 
         Raises:
             SecretUnavailableError: a secret cannot be read, and never could.
         """
-        now_ms, config = self._around.clock.now_ms(), self._config
-        if self._granted is not None:
-            is_recent = abs(now_ms - self._looked_at_ms) < _LOOK_AGAIN_MS
-            if is_recent or not config.points_to_secrets:
-                return self._granted
-        problems: list[str] = []
-        complete = await asyncio.to_thread(self._with_secrets, config, problems)
-        client = await self._take_client(config, problems)
-        granted = Granted(complete, client, "; ".join(problems))
-        if config is self._config:
-            self._granted, self._looked_at_ms = granted, now_ms
-        return granted
+        granted = self._fresh()
+        if granted is None:
+            async with self._looking:
+                granted = self._fresh() or await self._look()
+        # Nothing is awaited between this and the look: the client is held by then.
+        await self._around.clients.take(granted.kind)
+        try:
+            yield granted
+        finally:
+            await self._around.clients.give_back(granted.kind)
 
     async def close(self) -> None:
         """Let go of the client. Can be repeated."""
         kind, self._kind, self._granted = self._kind, None, None
         if kind is not None:
             await self._around.clients.give_back(kind)
+
+    def _fresh(self) -> Granted | None:
+        """Return what was found at the last look, if that will do."""
+        is_recent = abs(self._around.clock.now_ms() - self._looked_at_ms) < _LOOK_AGAIN_MS
+        return self._granted if is_recent or not self._config.points_to_secrets else None
+
+    async def _look(self) -> Granted:
+        now_ms, config = self._around.clock.now_ms(), self._config
+        problems: list[str] = []
+        complete = await asyncio.to_thread(self._with_secrets, config, problems)
+        kind, client = await self._take_client(config, problems)
+        granted = Granted(complete, kind, client, "; ".join(problems))
+        if config is self._config:
+            self._granted, self._looked_at_ms = granted, now_ms
+        return granted
 
     def _with_secrets(self, config: EndpointConfig, problems: list[str]) -> EndpointConfig:
         """Read the values of headers; in a thread."""
@@ -95,7 +117,7 @@ class EndpointAccess:
         self._last_good = secrets
         return replace(config, headers=(*config.headers, *headers))
 
-    async def _take_client(self, config: EndpointConfig, problems: list[str]) -> httpx.AsyncClient:
+    async def _take_client(self, config: EndpointConfig, problems: list[str]) -> tuple[ClientKind, httpx.AsyncClient]:
         """Take the client that fits the files as they are; the one at hand if they cannot be used any more."""
         clients, former = self._around.clients, self._kind
         try:
@@ -109,7 +131,7 @@ class EndpointAccess:
         self._kind = kind
         if former is not None:
             await clients.give_back(former)
-        return client
+        return kind, client
 
 
 def _kind_of(config: EndpointConfig) -> ClientKind:

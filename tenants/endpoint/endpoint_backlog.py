@@ -1,5 +1,6 @@
 """The part of one endpoint's queue that is on disk."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -28,29 +29,42 @@ def endpoint_key(config: EndpointConfig) -> str:
 
 
 class EndpointBacklog:
-    """Writes, reads and removes the batches of one endpoint. Every method raises ``StoreError`` if that failed."""
+    """Writes, reads and removes the batches of one endpoint. Every method raises ``StoreError`` if that failed.
 
-    def __init__(self, writer: BacklogWriter, tenant: TenantId, key: str) -> None:
+    Args:
+        writer: the way to the disk.
+        tenant: whose.
+        key: of the endpoint.
+        is_free: set once nobody else removes what is there under this key, and nothing is changed before; None: nobody.
+    """
+
+    def __init__(self, writer: BacklogWriter, tenant: TenantId, key: str, is_free: asyncio.Event | None = None) -> None:
         self._writer = writer
         self._tenant = tenant
         self._key = key
+        self._is_free = is_free
 
     async def add(self, batches: Iterable[Waiting]) -> None:
         """Write batches, all or none."""
         stored = tuple(StoredBatch(each.sequence, _facts(each), each.batch.body) for each in batches)
-        await self._writer.change(BacklogChange(self._tenant, self._key, added=stored))
+        await self._change(BacklogChange(self._tenant, self._key, added=stored))
 
     async def remove(self, sequences: Sequence[int]) -> None:
         """Remove batches for good."""
-        await self._writer.change(BacklogChange(self._tenant, self._key, removed=tuple(sequences)))
+        await self._change(BacklogChange(self._tenant, self._key, removed=tuple(sequences)))
 
     async def clear(self) -> None:
         """Remove all."""
-        await self._writer.change(BacklogChange(self._tenant, self._key, is_cleared=True))
+        await self._change(BacklogChange(self._tenant, self._key, is_cleared=True))
 
     async def bodies(self, sequences: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of batches; what is missing is lost."""
         return await self._writer.bodies(self._tenant, self._key, sequences)
+
+    async def _change(self, change: BacklogChange) -> None:
+        if self._is_free is not None:
+            await self._is_free.wait()
+        await self._writer.change(change)
 
 
 def stored_batches(rows: Iterable[tuple[int, str]]) -> list[Waiting]:

@@ -2,21 +2,19 @@
 
 import asyncio
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from tenants.endpoint.confined_network import ConfinedNetwork, Resolve, resolver
+from tenants.endpoint.confined_network import ConfinedNetwork, Resolve
 from tenants.endpoint.http_client import new_client
+from tenants.endpoint.name_lookups import NameLookups
 from tenants.endpoint.secret_files import FileVersion
 from tenants.endpoint.tls_context import context_of
 from tenants.settings.remote_write_auth import TlsConfig
 from tenants.settings.remote_write_targets import RemoteWriteTargets
-
-_RESOLVER_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,8 @@ class HttpClients:
             targets: the rule for them.
             resolve: how their hosts are resolved; None: as the system does.
         """
-        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, "resolve")
-        self._network = ConfinedNetwork(targets or RemoteWriteTargets(), resolve or resolver(self._threads))
+        self._lookups = NameLookups()
+        self._network = ConfinedNetwork(targets or RemoteWriteTargets(), resolve or self._lookups.addresses)
         self._shared: dict[ClientKind, _Shared] = {}
 
     async def __aenter__(self) -> Self:
@@ -95,7 +93,7 @@ class HttpClients:
         """Close every client. Can be repeated."""
         shared, self._shared = self._shared, {}
         await asyncio.gather(*(each.client.aclose() for each in shared.values()))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._lookups.close()
 
 
 def _context(kind: ClientKind) -> ssl.SSLContext:

@@ -1,6 +1,7 @@
 """Whether an endpoint may be sent to, and when again if it fails or keeps us out. Sends nothing and counts nothing."""
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -70,7 +71,7 @@ class Pace:
         self._has_new_settings.set()
 
     def failed(self, outcome: Outcome) -> None:
-        """Hold it because a request failed; of several that ask for a pause the longest counts."""
+        """Hold it because a request failed; of several before one pause the one that asks for the longest counts."""
         self._hold()
         self._pause = None
         if self._failure is None or (outcome.retry_after_s or 0) >= (self._failure.retry_after_s or 0):
@@ -109,6 +110,8 @@ class Pace:
         elif self._failure is not None:
             pause_s = self._backoff.next_pause_s(self._failure.retry_after_s)
             self._report(self._failure, pause_s, pending_batches)
+            # It was asked for once: what fails after this pause has its own word.
+            self._failure = replace(self._failure, retry_after_s=None)
             await self._sleep(pause_s)
 
     def _hold(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from tenants.endpoint.batch import Batch
+from tenants.endpoint.size_limit import Excess
 from tenants.endpoint.suspicion import Trouble
 
 
@@ -25,6 +26,7 @@ class Waiting:
         pieces: what is left to send of it, in place of the whole, once it has been divided.
         attempts: that failed, of what is to be sent next.
         trouble: it is answered with 500.
+        excess: it is too large, or a part of it was.
     """
 
     sequence: int
@@ -35,6 +37,7 @@ class Waiting:
     pieces: deque[Batch] = field(default_factory=deque)
     attempts: int = 0
     trouble: Trouble | None = None
+    excess: Excess | None = None
 
     @property
     def piece(self) -> Batch:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -11,14 +12,16 @@ from tenants.endpoint.batch import Batch
 from tenants.endpoint.cancelling import cancel
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
+from tenants.endpoint.division import cut
 from tenants.endpoint.encoding import Encoding
-from tenants.endpoint.endpoint_access import EndpointAccess
+from tenants.endpoint.endpoint_access import EndpointAccess, Granted
 from tenants.endpoint.endpoint_backlog import EndpointBacklog
 from tenants.endpoint.errors import SecretUnavailableError
 from tenants.endpoint.exchange import Outcome, Verdict
 from tenants.endpoint.negotiation import Negotiation
 from tenants.endpoint.pace import PAUSES, Pace
 from tenants.endpoint.queue import BatchQueue, Lane, Waiting
+from tenants.endpoint.size_limit import SizeLimit
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.suspicion import Step, Suspicion
 from tenants.endpoint.tally import Tally
@@ -31,6 +34,10 @@ _AHEAD: Final = 50
 
 _CLOSE_S: Final = 5.0
 """Longest that closing waits for the disk."""
+
+_MIN_RESTART_S: Final = 30.0
+_MAX_RESTART_S: Final = 600.0
+"""Pauses after a bug: what has hit it may be gone by then, or be dropped for its age."""
 
 _TOO_LARGE: Final = 413
 _MAYBE_POISON: Final = 500
@@ -47,7 +54,8 @@ class EndpointSender:
     are not: of a collection that is on disk nothing else is sent again.
 
     What becomes of a batch (remote-write §1.6): what the receiver refuses (400 and others) is dropped and counted.
-    What is too large (413) is halved, down to one series. Where it does not let us in (401, 403) or there is nobody
+    What is too large (413) is halved, down to one series if need be, and those that follow are cut to what was taken
+    (:mod:`tenants.endpoint.size_limit`). Where it does not let us in (401, 403) or there is nobody
     (404) the endpoint pauses, and is asked once a minute, or as soon as its settings change. What fails otherwise is
     sent again, alone, after growing pauses that all lanes share; those go on together when one succeeds. A batch that
     is answered 500 for ever, when others are taken, is divided until what is wrong is found
@@ -58,6 +66,9 @@ class EndpointSender:
     journal.
 
     Every method must be called from the event loop that :meth:`start` was called in.
+
+    Attributes:
+        ended: set when it is closed, and has nothing to do with the disk any more.
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class EndpointSender:
         self._negotiation = Negotiation(config.protobuf_message)
         self._queue = BatchQueue(config.max_queue_bytes)
         self._suspicion = Suspicion()
+        self._size_limit = SizeLimit()
         self._tally = Tally(tenant, config, around.clock)
         self._pace = Pace(config, around, self._tally.log)
         self._restored_ms: frozenset[int] = frozenset()
@@ -92,6 +104,13 @@ class EndpointSender:
         self._settled.set()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._has_left = False
+        self.ended = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called: what is submitted is not sent any more."""
+        return self._is_closed
 
     @property
     def config(self) -> EndpointConfig:
@@ -103,10 +122,9 @@ class EndpointSender:
         """What batches for the endpoint should be."""
         return Encoding(self._config.relabel, self._negotiation.message(self._around.clock.now_ms()))
 
-    def start(self) -> None:
-        """Begin to send. Does not wait; call once."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"send to {self._config.label}")
-        self._task.add_done_callback(self._on_task_done)
+    def start(self, after: Sequence[asyncio.Event] = ()) -> None:
+        """Begin to send, once all these events are set. Does not wait; call once."""
+        self._task = asyncio.get_running_loop().create_task(self._live(after), name=f"send to {self._config.label}")
 
     def restore(self, stored: Sequence[Waiting]) -> None:
         """Go on with what is on disk; call before anything else.
@@ -212,13 +230,16 @@ class EndpointSender:
             keeps: what is not sent goes on disk, if there is one, for who comes after; what does not get there is
                 counted as failed. Otherwise all of it is, and removed.
         """
-        was_closed, self._is_closed = self._is_closed, True
+        self._is_closed = True
         await cancel(self._task, self._spilling)
         await self._access.close()
-        if not was_closed:
+        # Who closed it before may have been broken off.
+        if not self._has_left:
             await self._leave(keeps=keeps)
+            self._has_left = True
         self._tally.counters.state = EndpointState.CLOSED
         self._settled.set()
+        self.ended.set()
 
     async def _leave(self, *, keeps: bool) -> None:
         if self._backlog is not None:
@@ -229,7 +250,7 @@ class EndpointSender:
                         await self.spill()
                     else:
                         await self._backlog.clear()
-            except (StoreError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  (bugs of the disk too: what is unsent is counted, and it ends)
                 self._tally.log.warning("backlog could not be brought up to date", problem=str(error) or "timeout")
         unsent = [*self._queue.volatile()] if keeps else [*self._queue.on_the_way(), *self._queue.clear()]
         if unsent:
@@ -267,6 +288,22 @@ class EndpointSender:
         return len(self._queue) + len(self._queue.on_the_way())
 
     # The way of a batch
+
+    async def _live(self, after: Sequence[asyncio.Event]) -> None:
+        """Send, also after a bug: what a lane had on its way is what it begins with again."""
+        for event in after:
+            await event.wait()
+        clock, pause_s = self._around.clock, _MIN_RESTART_S
+        while True:
+            began_ms = clock.now_ms()
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001  (it is logged, and what waits must be sent one day)
+                if clock.now_ms() - began_ms > _MAX_RESTART_S * 1000:
+                    pause_s = _MIN_RESTART_S
+                self._tally.crashed(error, pause_s)
+            await clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_RESTART_S)
 
     async def _run(self) -> None:
         while True:
@@ -348,10 +385,17 @@ class EndpointSender:
             return Outcome(Verdict.RETRY, "backlog", str(error))
         if not waiting.is_loaded:
             return None
+        await self._cut(waiting)
         try:
-            granted = await self._access.get()
+            async with self._access.granted() as granted:
+                outcome = await self._exchange(waiting, granted)
         except SecretUnavailableError as error:
             return Outcome(Verdict.RETRY, "secret", str(error))
+        if outcome.fell_back:
+            self._tally.fell_back(outcome)
+        return outcome
+
+    async def _exchange(self, waiting: Waiting, granted: Granted) -> Outcome:
         if granted.problem:
             self._tally.secret_not_read(granted.problem)
         self._tally.counters.retries += waiting.attempts > 0
@@ -359,8 +403,6 @@ class EndpointSender:
             outcome = await self._negotiation.exchange(waiting.piece, waiting.attempts, granted, self._around)
             if span is not None:
                 _say(span, outcome)
-        if outcome.fell_back:
-            self._tally.fell_back(outcome)
         return outcome
 
     def _span_of(self, waiting: Waiting) -> Span | None:
@@ -420,16 +462,30 @@ class EndpointSender:
             self._tally.attempt_failed(outcome)
             self._pace.kept_out(outcome, PAUSES[outcome.status])
             return
+        if outcome.status == _TOO_LARGE:
+            await self._on_too_large(lane, waiting, outcome)
+            return
         self._pace.answered(holds, self._pending_batches)
         if outcome.verdict is Verdict.DELIVERED:
+            now_ms = self._around.clock.now_ms()
             self._tally.delivered(waiting.piece, outcome)
-            self._suspicion.delivered(self._around.clock.now_ms())
-        elif outcome.status == _TOO_LARGE and self._divide(waiting, outcome):
-            self._tally.attempt_failed(outcome)
-            return
+            self._suspicion.delivered(now_ms)
+            self._size_limit.taken(waiting.piece.size_bytes, waiting.excess, now_ms)
         else:
             self._tally.rejected(waiting.piece, outcome)
         self._settle_piece(lane, waiting)
+
+    async def _on_too_large(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
+        size_bytes, now_ms = waiting.piece.size_bytes, self._around.clock.now_ms()
+        waiting.excess = excess = self._size_limit.refused(size_bytes, waiting.excess, now_ms)
+        if self._size_limit.is_worth_dividing(excess) and await self._divide(waiting, outcome):
+            excess.is_divided = True
+            self._tally.attempt_failed(outcome)
+            return
+        self._tally.rejected(waiting.piece, outcome)
+        self._settle_piece(lane, waiting)
+        # It may take nothing at all.
+        self._pace.failed(outcome)
 
     async def _on_failed(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
         waiting.attempts += 1
@@ -442,7 +498,7 @@ class EndpointSender:
         is_alone = self._suspicion.is_alone(trouble)
         match self._suspicion.next_step(trouble, waiting.attempts, waiting.piece.series, now_ms):
             case Step.DIVIDE:
-                self._divide(waiting, outcome)
+                await self._divide(waiting, outcome)
             case Step.TURN:
                 waiting.turn()
             case Step.DROP:
@@ -457,17 +513,30 @@ class EndpointSender:
         else:
             self._pace.failed(outcome)
 
-    def _divide(self, waiting: Waiting, outcome: Outcome) -> bool:
+    async def _divide(self, waiting: Waiting, outcome: Outcome) -> bool:
         """Put two in place of what was sent; return whether that was possible."""
-        pieces = self._around.divide(waiting.piece)
+        divide = partial(self._around.divide, waiting.piece)
+        pieces = await self._around.threads.run(divide, is_long=False)
         if len(pieces) < 2:
             return False
         waiting.divide(pieces)
         self._tally.divided(outcome)
         return True
 
+    async def _cut(self, waiting: Waiting) -> None:
+        """Put what will be taken in place of a batch that would be too large."""
+        size_bytes = self._size_limit.fitting_bytes(waiting.size_bytes, self._around.clock.now_ms())
+        if size_bytes is None or waiting.pieces or waiting.attempts:
+            return
+        work = partial(cut, waiting.batch, size_bytes, self._around.divide)
+        pieces = await self._around.threads.run(work, is_long=False)
+        if len(pieces) > 1:
+            waiting.divide(pieces)
+
     def _settle_piece(self, lane: Lane, waiting: Waiting) -> None:
         if waiting.settle_piece():
+            if waiting.excess is not None:
+                self._size_limit.settled(waiting.excess)
             self._settle(lane)
 
     def _settle(self, lane: Lane) -> None:
@@ -539,13 +608,6 @@ class EndpointSender:
             await self._backlog.remove(rows)
         except StoreUnavailable:
             self._unwanted_rows += rows
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self._tally.counters.state = EndpointState.CRASHED
-        self._tally.counters.last_error = f"bug: {type(error).__name__}"
-        self._tally.log.error("sender stopped by a bug, nothing is sent any more", exc_info=error)
 
 
 def _say(span: Span, outcome: Outcome) -> None:

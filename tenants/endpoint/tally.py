@@ -6,7 +6,7 @@ import structlog
 
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
-from tenants.endpoint.counters import EndpointCounters
+from tenants.endpoint.counters import EndpointCounters, EndpointState
 from tenants.endpoint.exchange import Outcome
 from tenants.endpoint.log_limit import LogLimit
 from tenants.endpoint.surroundings import Clock
@@ -104,6 +104,12 @@ class Tally:
                 problem=problem,
                 withheld_lines=withheld,
             )
+
+    def crashed(self, error: Exception, pause_s: float) -> None:
+        """Say that a bug stopped the sender, and when it begins again."""
+        self.counters.state = EndpointState.CRASHED
+        self.counters.last_error = f"bug: {type(error).__name__}"
+        self.log.error("sender stopped by a bug, it begins again after a pause", pause_s=pause_s, exc_info=error)
 
     def _is_partial(self, batch: Batch, outcome: Outcome, reason: str) -> bool:
         """Count what was stored of a batch, and the rest; return whether there is a rest."""

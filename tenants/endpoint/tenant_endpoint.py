@@ -61,9 +61,10 @@ class TenantEndpoint:
         self._tenant = tenant
         self._around = around
         self._retire_deadline_s = retire_deadline_s
-        self._senders = [self._sender(config) for config in configs]
         self._retiring: dict[EndpointSender, asyncio.Task[None]] = {}
         self._removing: asyncio.Task[None] | None = None
+        self._removed: dict[str, asyncio.Event] = {}
+        self._senders = [self._sender(config) for config in configs]
         self._no_endpoint_samples = 0
         self._has_said_no_endpoint = False
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(tenant=tenant)
@@ -78,7 +79,8 @@ class TenantEndpoint:
         if left:
             batches = sum(len(rows) for rows in left.values())
             self._log.warning("batches of endpoints that are gone are dropped", endpoints=len(left), batches=batches)
-            self._removing = asyncio.get_running_loop().create_task(self._remove(list(left)))
+            self._removed = dict.fromkeys(left, asyncio.Event())
+            self._removing = asyncio.get_running_loop().create_task(self._remove(self._removed))
 
     def encodings(self) -> list[Encoding]:
         """Return what a collection has to be encoded as, for all endpoints."""
@@ -109,25 +111,20 @@ class TenantEndpoint:
         An endpoint that is in the old and in the new settings with the same name and URL goes on with its
         queue, and uses its new settings from the next request on: a rotated token costs nothing. A new one
         starts empty. A removed one sends what waits for it until ``retire_deadline_s``, in the background; the rest is
-        dropped.
+        dropped. If it is put back until then, it goes on; under another name, it begins when the former has ended:
+        the receiver must not be sent what is newer first.
         """
         former = list(self._senders)
         # Equal settings first, or of two endpoints without a name and with one URL the removal of the first
         # would hand its queue to the second.
         kept = {index: sender for index, config in enumerate(configs) if (sender := _take(former, config))}
-        senders: list[EndpointSender] = []
         for index, config in enumerate(configs):
-            sender = kept.get(index) or _take(former, config, by_destination=True)
-            if sender is None:
-                sender = self._sender(config)
-                sender.start()
-            else:
-                sender.reconfigure(config)
-            senders.append(sender)
-        self._senders = senders
-        self._has_said_no_endpoint = self._has_said_no_endpoint and not senders
+            if index not in kept and (sender := _take(former, config, by_destination=True) or self._take_back(config)):
+                kept[index] = sender
         for sender in former:
             self._retire(sender)
+        self._senders = [self._reconfigured(kept.get(index), config) for index, config in enumerate(configs)]
+        self._has_said_no_endpoint = self._has_said_no_endpoint and not self._senders
 
     async def drain(self, deadline_s: float) -> bool:
         """Wait until all endpoints have sent or given up what waits, at most ``deadline_s`` seconds.
@@ -164,18 +161,43 @@ class TenantEndpoint:
         )
 
     def _sender(self, config: EndpointConfig) -> EndpointSender:
-        return EndpointSender(self._tenant, config, self._around, self._backlog(endpoint_key(config)))
+        key = endpoint_key(config)
+        return EndpointSender(self._tenant, config, self._around, self._backlog(key, self._is_free(key)))
 
-    def _backlog(self, key: str) -> EndpointBacklog | None:
+    def _reconfigured(self, sender: EndpointSender | None, config: EndpointConfig) -> EndpointSender:
+        if sender is not None:
+            sender.reconfigure(config)
+            return sender
+        sender = self._sender(config)
+        sender.start([former.ended for former in self._retiring if former.config.url == config.url])
+        return sender
+
+    def _backlog(self, key: str, is_free: asyncio.Event | None = None) -> EndpointBacklog | None:
         writer = self._around.backlog
-        return None if writer is None else EndpointBacklog(writer, TenantId(self._tenant), key)
+        return None if writer is None else EndpointBacklog(writer, TenantId(self._tenant), key, is_free)
 
-    async def _remove(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            if (backlog := self._backlog(key)) is not None:
-                # They are found again after the next start.
-                with contextlib.suppress(StoreError):
-                    await backlog.clear()
+    def _is_free(self, key: str) -> asyncio.Event | None:
+        """Return what tells that nobody removes any more what is on disk under a key; None: nobody does."""
+        closing = (sender.ended for sender in self._retiring if endpoint_key(sender.config) == key)
+        return next(closing, self._removed.get(key))
+
+    async def _remove(self, removed: Mapping[str, asyncio.Event]) -> None:
+        try:
+            for key in removed:
+                if (backlog := self._backlog(key)) is not None:
+                    # They are found again after the next start.
+                    with contextlib.suppress(StoreError):
+                        await backlog.clear()
+        finally:
+            for event in removed.values():
+                event.set()
+
+    def _take_back(self, config: EndpointConfig) -> EndpointSender | None:
+        """Let a removed endpoint that still sends go on, if it has this name and URL."""
+        sender = _take([each for each in self._retiring if not each.is_closed], config, by_destination=True)
+        if sender is not None:
+            self._retiring.pop(sender).cancel()
+        return sender
 
     def _retire(self, sender: EndpointSender) -> None:
         async def drain_and_close() -> None:

@@ -109,15 +109,94 @@ async def test_batch_that_is_too_large_is_halved_until_it_is_taken(around: Surro
     assert (counters.samples_sent, counters.samples_failed) == (18, {})
 
 
-async def test_series_that_is_too_large_by_itself_is_dropped_alone(around: Surroundings, clock: FakeClock) -> None:
+def without(*names: str) -> Decide:
     def judge(request: Received) -> WireStep:
-        return 413 if "c" in series(request) else 204
+        return 413 if {*names} & {*series(request)} else 204
 
-    async with sending_to((), around, otherwise=judge) as (_, sender):
+    return judge
+
+
+def names(count: int) -> list[str]:
+    return [f"s{number:04}" for number in range(count)]
+
+
+async def test_series_that_is_too_large_by_itself_is_dropped_alone(around: Surroundings, clock: FakeClock) -> None:
+    async with sending_to((), around, otherwise=without("c")) as (_, sender):
         sender.submit([batch(0, series="abcd"), batch(1)])
         counters = await settled(sender)
     assert (counters.samples_sent, counters.samples_failed) == (4, {"http_413": 1})
-    assert clock.sleeps == []
+    assert clock.sleeps == [pytest.approx(0.03, rel=0.1)]
+
+
+@pytest.mark.parametrize("hot", [0, 700, 1999])
+async def test_single_series_that_is_too_large_does_not_make_small_requests_of_all(
+    around: Surroundings, hot: int
+) -> None:
+    async with sending_to((), around, otherwise=without(names(2000)[hot])) as (receiver, sender):
+        for second in range(4):
+            sender.submit([batch(second, series=names(2000))])
+            counters = await settled(sender)
+            # Halved eleven times, each time with one half that is taken.
+            assert len(receiver.requests) <= 23 * (second + 1)
+    assert (counters.samples_sent, counters.samples_failed) == (4 * 1999, {"http_413": 4})
+
+
+async def test_small_batch_with_a_series_that_is_too_large_says_nothing_of_a_large_one(around: Surroundings) -> None:
+    async with sending_to((), around, otherwise=without("s0000")) as (receiver, sender):
+        sender.submit([batch(0, series=names(4)), batch(1, series=names(101)[1:])])
+        await settled(sender)
+        assert [len(series(request)) for request in receiver.requests if series(request)[0] == "s0001"][-1] == 100
+
+
+async def test_what_follows_a_batch_that_was_too_large_is_cut_to_what_was_taken(around: Surroundings) -> None:
+    async with sending_to((), around, otherwise=at_most(10)) as (receiver, sender):
+        refused = []
+        for second in range(3):
+            sender.submit([batch(second, lane=lane, lanes=2, series=names(1000)) for lane in range(2)])
+            counters = await settled(sender)
+            refused.append(counters.attempts_failed["http_413"])
+        assert (counters.samples_sent, counters.samples_failed) == (6000, {})
+        assert refused == [refused[0]] * 3
+        taken = [request for request in receiver.requests if len(series(request)) <= 10]
+        for lane in range(2):
+            assert seconds(taken, lane) == sorted(seconds(taken, lane))
+
+
+async def test_receiver_for_which_everything_is_too_large_costs_few_requests_and_in_the_end_one_a_batch(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    async with sending_to((), around, otherwise=413) as (receiver, sender):
+        counts = []
+        for second in range(4):
+            before = len(receiver.requests)
+            sender.submit([batch(second, series=names(2000))])
+            counters = await settled(sender)
+            counts.append(len(receiver.requests) - before)
+            assert counters.samples_failed == {"http_413": 2000 * (second + 1)}
+        # Twenty in a row, and what was halved on the way.
+        assert counts[0] < 35
+        assert counts[1:] == [1, 1, 1]
+        # What is dropped is paused for.
+        assert sum(clock.sleeps) > 5
+        receiver.otherwise = at_most(1000)
+        for second in (600, 615, 1300):
+            sender.submit([batch(second, series=names(2000))])
+            clock.time_ms = START_MS + second * 1000
+            counters = await settled(sender)
+        assert (counters.samples_sent, counters.samples_failed) == (6000, {"http_413": 8000})
+
+
+async def test_receiver_that_was_mended_is_used_fully_again(around: Surroundings, clock: FakeClock) -> None:
+    async with sending_to((), around, otherwise=at_most(10)) as (receiver, sender):
+        sizes = []
+        for second in (0, 15, 590, 605):
+            clock.time_ms = START_MS + second * 1000
+            sender.submit([batch(second, series=names(16))])
+            await settled(sender)
+            sizes.append([len(series(request)) for request in receiver.requests])
+            receiver.requests.clear()
+            receiver.otherwise = 204
+    assert sizes == [[16, 8, 8], [8, 8], [8, 8], [16]]
 
 
 # Poison

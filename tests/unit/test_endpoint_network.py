@@ -156,6 +156,13 @@ async def test_host_that_cannot_be_resolved_is_a_failure_like_others() -> None:
     assert counters.samples_failed == {"too_old": 1}
 
 
+@pytest.mark.parametrize("host", ["a..b.example", ".example.com", "a" * 64 + ".example"])
+async def test_host_that_none_can_be_called_is_a_failure_like_others(host: str) -> None:
+    counters = await sent(f"http://{host}/")
+    assert counters.samples_failed == {"too_old": 1}
+    assert f"ConnectError: the host {host} cannot be resolved" in counters.last_error
+
+
 async def test_system_resolves_where_nothing_else_is_said() -> None:
     async with Receiver() as receiver:
         assert (await sent(f"http://localhost:{receiver.port}/", LOOPBACK)).samples_sent == 1

@@ -3,6 +3,8 @@ import logging
 import random
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import structlog
@@ -10,6 +12,7 @@ import structlog
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
+from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Answer, Flood, Hang, Hold, Receiver, Reset, Step, Trickle
@@ -136,6 +139,18 @@ async def test_retry_after_is_honoured_within_reason(
     assert seconds <= clock.sleeps[0] <= seconds * 1.1
 
 
+async def test_pause_that_was_asked_for_is_made_once(around: Surroundings, clock: FakeClock) -> None:
+    answers: list[Step] = [Answer(503, {"Retry-After": "120"}), Reset(), Answer(503, {"Retry-After": "2"})]
+    async with sending_to(answers, around) as (receiver, sender):
+        sender.submit([batch()])
+        counters = await settled(sender)
+    first, *others = clock.sleeps
+    assert 120 <= first <= 132
+    # From max_backoff on, which is longer than the two seconds.
+    assert others == [pytest.approx(5, rel=0.1)] * 2
+    assert (len(receiver.requests), counters.samples_sent) == (4, 10)
+
+
 async def test_refused_connection_is_tried_again_until_somebody_listens(around: Surroundings, clock: FakeClock) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -199,7 +214,6 @@ async def test_receiver_that_does_not_finish_is_left_at_the_timeout_and_tried_ag
     [
         (400, "http_400"),
         (409, "http_4xx"),
-        (413, "http_413"),
         (415, "http_415"),
         (422, "http_422"),
         (302, "http_3xx"),
@@ -421,10 +435,12 @@ async def test_smaller_bound_drops_and_counts_what_no_longer_fits(around: Surrou
 
 
 async def test_bug_in_a_sender_is_reported_and_its_queue_stays_bounded(around: Surroundings, clock: FakeClock) -> None:
-    async def fail() -> None:
-        raise RuntimeError("bug")
+    async def fail_then_stand_still() -> None:
+        if len(clock.sleeps) == 1:
+            raise RuntimeError("bug")
+        await asyncio.Event().wait()
 
-    clock.on_sleep = fail
+    clock.on_sleep = fail_then_stand_still
     with structlog.testing.capture_logs() as logs:
         async with Receiver(otherwise=503) as receiver:
             config = EndpointConfig(receiver.url, max_queue_bytes=40)
@@ -438,6 +454,53 @@ async def test_bug_in_a_sender_is_reported_and_its_queue_stays_bounded(around: S
     assert (counters.state, counters.last_error) == (EndpointState.CRASHED, "bug: RuntimeError")
     assert (counters.samples_dropped, counters.pending_samples) == (20, 30)
     assert any(line["log_level"] == "error" and "bug" in line["event"] for line in logs)
+
+
+async def test_sender_begins_again_after_a_bug_with_all_that_waits_in_its_order(
+    around: Surroundings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[EndpointState, str]] = []
+    # Without this every bug would be printed, which takes a while.
+    with structlog.testing.capture_logs():
+        async with sending_to([Hold()], around) as (receiver, sender):
+
+            async def look() -> None:
+                seen.append((sender.snapshot().state, sender.snapshot().last_error))
+                if len(seen) == 7:
+                    monkeypatch.undo()
+
+            async def fail(*_: object) -> None:
+                raise RuntimeError("bug")
+
+            clock.on_sleep = look
+            monkeypatch.setattr(EndpointSender, "_judge", fail)
+            # One lane has a request under way when the other meets the bug.
+            sender.submit([replace(batch(number), lane=number % 2, lanes=2) for number in range(6)])
+            counters = await settled(sender)
+    assert clock.sleeps == [30, 60, 120, 240, 480, 600, 600]
+    assert seen == [(EndpointState.CRASHED, "bug: RuntimeError")] * 7
+    assert [number for number in numbers(receiver)[-6:] if number % 2] == [1, 3, 5]
+    assert [number for number in numbers(receiver)[-6:] if number % 2 == 0] == [0, 2, 4]
+    assert (counters.samples_sent, counters.samples_failed, counters.last_error) == (60, {}, "")
+
+
+async def test_sender_that_has_worked_for_long_begins_again_soon(
+    around: Surroundings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = EndpointSender._judge
+
+    async def fail_once(sender: EndpointSender, *facts: Any) -> None:
+        monkeypatch.setattr(EndpointSender, "_judge", judge)
+        raise RuntimeError("bug")
+
+    with structlog.testing.capture_logs():
+        async with sending_to((), around) as (_, sender):
+            for minutes in (0, 5, 15):
+                clock.time_ms += minutes * 60_000
+                monkeypatch.setattr(EndpointSender, "_judge", fail_once)
+                sender.submit([replace(batch(), timestamp_ms=clock.now_ms())])
+                await settled(sender)
+    assert clock.sleeps == [30, 60, 30]
 
 
 @pytest.mark.parametrize("seed", range(5))

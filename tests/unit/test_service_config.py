@@ -572,6 +572,9 @@ def test_override_period_takes_calendar_units() -> None:
         "https://metrics.example/api/v1/push?x=y",
         "http://127.0.0.1:9090/api/v1/write",
         "http://[::1]:9/w",
+        "http://metrics.example.:9090/",
+        f"http://{'a' * 63}.example/",
+        f"http://{'.'.join(['abcd'] * 50)}.xyz/",
     ],
 )
 def test_good_urls_are_accepted(url: str) -> None:
@@ -597,6 +600,8 @@ def test_good_urls_are_accepted(url: str) -> None:
         "http://h/\\u00fc",
         "http://h/#f",
         "http://h/" + "x" * 2048,
+        "http://./",
+        "http://foo..:80/",
     ],
 )
 def test_bad_urls_are_refused_and_not_repeated(url: str) -> None:
@@ -604,6 +609,19 @@ def test_bad_urls_are_refused_and_not_repeated(url: str) -> None:
         config(f'remote_write: [{{url: "{url}"}}]')
     assert [fault.path for fault in caught.value.faults] == ["remote_write[0].url"]
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"),
+    [
+        ("a..b.example", "has a host with nothing before, behind or between its dots"),
+        (".example.com", "has a host with nothing before, behind or between its dots"),
+        ("a" * 64 + ".example", "has a host of which a part between dots has more than 63 characters"),
+        (".".join(["abcd"] * 51), "has a host of more than 253 characters"),
+    ],
+)
+def test_host_that_none_can_be_called_is_refused_with_its_fault(host: str, problem: str) -> None:
+    assert problem in faults(f"remote_write: [{{url: 'https://{host}/push'}}]")["remote_write[0].url"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import structlog
@@ -9,11 +12,15 @@ import structlog
 from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.encoding import Encoding
+from tenants.endpoint.endpoint_backlog import EndpointBacklog, endpoint_key
 from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint
+from tenants.journal.backlog_writer import BacklogWriter
+from tenants.journal.store import JournalStore
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Hang, Hold, Receiver
+from tests.unit.sending import ACME
 from tests.unit.waiting import until
 
 
@@ -163,3 +170,133 @@ async def test_close_counts_and_stops_the_retiring_too(around: Surroundings) -> 
                 await endpoint.close()
     assert counters.samples_failed == {"closed": 10}
     assert len([line for line in logs if "unsent" in line["event"]]) == 2
+
+
+# Put back while it still sends
+
+
+class Stored(NamedTuple):
+    """Senders with a disk."""
+
+    around: Surroundings
+    journal: JournalStore
+
+    def rows(self, config: EndpointConfig) -> list[int]:
+        """Sequences of what is on disk for an endpoint."""
+        return [sequence for sequence, _ in self.journal.backlog.index(ACME).get(endpoint_key(config), [])]
+
+
+@pytest.fixture
+async def stored(around: Surroundings, tmp_path: Path) -> AsyncIterator[Stored]:
+    journal = JournalStore.open(f"sqlite:///{tmp_path}/journal.db", "collector-0", 1)
+    writer = BacklogWriter(journal.backlog)
+    yield Stored(replace(around, backlog=writer), journal)
+    await writer.close()
+    journal.close()
+
+
+class HeldClear:
+    """Holds whoever removes what is on disk for an endpoint, just before it does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_asked = False
+        self.go_on = asyncio.Event()
+        clear = EndpointBacklog.clear
+
+        async def held(backlog: EndpointBacklog) -> None:
+            self.is_asked = True
+            await self.go_on.wait()
+            await clear(backlog)
+
+        monkeypatch.setattr(EndpointBacklog, "clear", held)
+
+
+def submit(endpoint: TenantEndpoint, *numbers: int) -> None:
+    for number in numbers:
+        endpoint.submit({Encoding(): [batch(number)]})
+
+
+async def test_endpoint_that_is_put_back_goes_on_with_its_queue(stored: Stored) -> None:
+    async with Receiver([Hold()]) as receiver:
+        config = with_token(receiver.url, "a")
+        async with serving([config], stored.around, retire_deadline_s=0.01) as endpoint:
+            submit(endpoint, 1, 2)
+            await receiver.wait_for_requests(1)
+            endpoint.reconfigure([])
+            endpoint.reconfigure([with_token(receiver.url, "b")])
+            assert endpoint.snapshot().retiring == ()
+            submit(endpoint, 3, 4)
+            await endpoint.spill()
+            # Longer than it could have gone on if it had stayed away.
+            assert not await endpoint.drain(0.2)
+            assert stored.rows(config) == [1, 2, 3, 4]
+            receiver.release()
+            assert await endpoint.drain(10)
+            (counters,) = endpoint.snapshot().endpoints
+    assert receiver.bodies == [b"batch 1", b"batch 2", b"batch 3", b"batch 4"]
+    assert tokens(receiver) == ["a", "b", "b", "b"]
+    assert (counters.samples_sent, counters.samples_failed) == (40, {})
+
+
+async def test_endpoint_that_is_put_back_while_it_closes_begins_behind_that(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldClear(monkeypatch)
+    async with Receiver([Hold()]) as receiver:
+        config = EndpointConfig(receiver.url)
+        async with serving([config], stored.around, retire_deadline_s=0.01) as endpoint:
+            submit(endpoint, 1, 2)
+            await receiver.wait_for_requests(1)
+            await endpoint.spill()
+            endpoint.reconfigure([])
+            await until(lambda: held.is_asked)
+            endpoint.reconfigure([config])
+            submit(endpoint, 3, 4)
+            receiver.script = [Hold()]
+            spilling = asyncio.create_task(endpoint.spill())
+            assert not await endpoint.drain(0.05)
+            assert len(receiver.requests) == 1
+            held.go_on.set()
+            await spilling
+            assert stored.rows(config) == [1, 2]
+            receiver.release()
+            assert await endpoint.drain(10)
+            (counters,) = endpoint.snapshot().endpoints
+    assert receiver.bodies == [b"batch 1", b"batch 3", b"batch 4"]
+    assert (counters.samples_sent, counters.samples_failed) == (20, {})
+
+
+async def test_endpoint_under_another_name_begins_when_the_former_has_sent_what_waited(around: Surroundings) -> None:
+    async with Receiver([Hold()]) as receiver, serving([with_token(receiver.url, "a", "old")], around) as endpoint:
+        submit(endpoint, 1, 2)
+        await receiver.wait_for_requests(1)
+        endpoint.reconfigure([with_token(receiver.url, "b", "new")])
+        submit(endpoint, 3)
+        assert not await endpoint.drain(0.1)
+        assert len(receiver.requests) == 1
+        receiver.release()
+        assert await endpoint.drain(10)
+    assert receiver.bodies == [b"batch 1", b"batch 2", b"batch 3"]
+    assert tokens(receiver) == ["a", "a", "b"]
+
+
+async def test_what_is_left_of_an_endpoint_from_before_the_start_does_not_take_its_successors_with_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Receiver(otherwise=Hold()) as receiver:
+        config = EndpointConfig(receiver.url)
+        async with serving([config], stored.around) as endpoint:
+            submit(endpoint, 1)
+        assert stored.rows(config) == [1]
+        held = HeldClear(monkeypatch)
+        endpoint = TenantEndpoint("acme", [], stored.around)
+        endpoint.start(stored.journal.backlog.index(ACME))
+        await until(lambda: held.is_asked)
+        endpoint.reconfigure([config])
+        submit(endpoint, 2, 3)
+        spilling = asyncio.create_task(endpoint.spill())
+        assert not (await asyncio.wait([spilling], timeout=0.1))[0]
+        held.go_on.set()
+        await spilling
+        assert stored.rows(config) == [1, 2]
+        await endpoint.close()
