@@ -76,7 +76,8 @@ def _in_steps(encoded: Sequence[_engine.WriteBatch], timestamp_ms: int, message:
             alone.append(whole)
             continue
         before, only, after = _engine.batch_steps(written.body, message.value)
-        ahead += [_part(whole, step) for step in before]
+        # A series may have a sample in each of them, such as a zero and, before a marker, its value.
+        ahead += [replace(_part(whole, step), follows=number > 0) for number, step in enumerate(before)]
         if only is not None:
             alone.append(_part(whole, only))
         if after is not None:

@@ -543,7 +543,7 @@ class EndpointSender:
         waiting, lane.current = lane.current, None
         if waiting is None or not waiting.is_stored:
             return
-        if waiting.batch.follows:
+        if waiting.batch.follows and not _is_followed(lane, waiting.batch):
             self._decisive_rows[waiting.sequence] = waiting.batch.timestamp_ms
         else:
             lane.settled_rows.append(waiting.sequence)
@@ -616,6 +616,11 @@ def _say(span: Span, outcome: Outcome) -> None:
     if outcome.verdict is not Verdict.DELIVERED:
         # Not the receiver's words, which may say anything.
         span.fail(outcome.reason)
+
+
+def _is_followed(lane: Lane, batch: Batch) -> bool:
+    """Whether another that follows is behind it: that one is the note then, and this must be gone before it is sent."""
+    return any(each.batch.follows and each.batch.timestamp_ms == batch.timestamp_ms for each in lane.waiting)
 
 
 def _turn(lane: Lane) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """A collection in lanes: a series is always in the same one, and nothing is there twice or missing."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,8 @@ from tenants.endpoint.encoding import Encoding
 from tenants.endpoint.endpoint_settings import endpoint_configs
 from tenants.processing.profile import TenantProfile
 from tenants.settings.protobuf_message import ProtobufMessage
+from tests import traces
+from tests.engine_driver import EngineDriver
 from tests.remote_write import SeriesKey, TimeSeries, decode
 from tests.remote_write_v2 import decode_v2
 from tests.unit.tenant_work import ACME, NOW_NS, book, group, overrides, spans_on
@@ -76,6 +79,22 @@ def test_series_is_always_in_the_same_lane_and_with_all_of_its_label_set(message
         assert all(other.get(labels, lane) == lane for labels, lane in one.items())
     sizes = [sum(lane == number for lane in lanes[0].values()) for number in range(4)]
     assert min(sizes) > len(NAMES) / 8
+
+
+def test_every_step_but_the_first_follows() -> None:
+    def plan(*dimensions: str) -> dict[str, Any]:
+        return traces.plan(span_metrics=traces.span_metrics_plan(dimensions=dimensions))
+
+    tenant = EngineDriver(plan("a"), started_at_ms=1000)
+    span = traces.span("op", trace_id=b"\x01" * 16, end_ns=2 * 10**9, attributes={"a": "1"})
+    tenant.push(traces.request(traces.batch({"service.name": "shop"}, span)), 2 * 10**9)
+    tenant.flush(2 * 10**9)
+    tenant.set_plan(plan(), 3 * 10**9)  # which ends its series before they were ever sent
+    encoding = Encoding(message=ProtobufMessage.V1)
+    batches = CollectionEncoder().encode(tenant.registry, profile().settings, 20_000, [encoding])[encoding]
+    times = [{at_ms for each in decode(batch.body).values() for at_ms, _ in each.samples} for batch in batches]
+    assert times == [{1001}, {19_999}, {20_000}]
+    assert [batch.follows for batch in batches] == [False, True, True]
 
 
 def test_lane_of_a_label_set_does_not_depend_on_the_version() -> None:

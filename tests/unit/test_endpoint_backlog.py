@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tenants.endpoint.batch import Batch
 from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointState
 from tenants.endpoint.endpoint_backlog import EndpointBacklog, endpoint_key, stored_batches
@@ -22,8 +23,8 @@ from tenants.journal.store import JournalStore
 from tenants.store.errors import StoreUnavailable
 from tests.unit.conftest import OpenJournal
 from tests.unit.fake_clock import START_MS, FakeClock
-from tests.unit.receiver import Hang, Hold, Receiver
-from tests.unit.sending import ACME, KEY, assert_closes, batch, disk, divide, seconds, sending, settled
+from tests.unit.receiver import Hang, Hold, Receiver, Step
+from tests.unit.sending import ACME, KEY, assert_closes, batch, disk, divide, seconds, sending, series, settled
 from tests.unit.standing_clock import StandingClock
 from tests.unit.waiting import until
 
@@ -105,6 +106,43 @@ async def test_successor_sends_what_was_on_disk_and_not_the_same_collections_aga
             assert rows(store) == []
     assert seconds(receiver.requests) == [0, 0, 1, 2, 3]
     assert (counters.samples_submitted, counters.samples_sent) == (4, 4)
+
+
+STEPS = ("zeros", "values", "lasts")
+
+
+def steps() -> list[Batch]:
+    """A collection of two batches, in steps, with what has only one sample in between."""
+    names = ["p-zeros", "p-values", "q-zeros", "q-values", "alone", "p-lasts", "q-lasts"]
+    return [replace(batch(0, series=[name]), follows=not name.endswith(("zeros", "alone"))) for name in names]
+
+
+@pytest.mark.parametrize("requests", range(1, 9))
+async def test_successor_sends_no_step_whose_next_one_may_have_arrived(
+    around: Surroundings, tmp_path: Path, requests: int
+) -> None:
+    whole = steps()
+    script: list[Step] = [204] * (requests - 1) + [Hang()] * (requests <= len(whole))
+    async with Receiver(script) as receiver:
+        config = EndpointConfig(receiver.url, timeout_s=5)
+        async with disk(tmp_path) as (_, backlog), sending(config, around, backlog) as sender:
+            sender.submit(whole)
+            await receiver.wait_for_requests(min(requests, len(whole)))
+            # As after SIGKILL: nothing more is written.
+            sender._backlog = None
+        async with disk(tmp_path, 2) as (store, backlog):
+            sender = EndpointSender("acme", config, around, backlog)
+            restore(sender, store)
+            sender.start()
+            # The last collection, encoded again.
+            sender.submit(whole)
+            await settled(sender)
+            await sender.close()
+    arrived = [name for request in receiver.requests for name in series(request)]
+    assert {*arrived} == {name for each in whole for name in each.body.decode().split()[1:]}
+    for batch_name in "pq":
+        sent = [STEPS.index(name[2:]) for name in arrived if name.startswith(f"{batch_name}-")]
+        assert sent == sorted(sent)
 
 
 async def test_batch_is_gone_from_disk_before_its_lane_goes_on_to_the_next_collection(
