@@ -242,4 +242,8 @@ def _calls_of(host: Any) -> HostCalls:
         places: dict[ShardKey, Place] = await host.durable.remote(keys)
         return places
 
-    return HostCalls(send, durable)
+    async def adopt(keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        here: frozenset[ShardKey] = await host.adopt.remote(keys)
+        return here
+
+    return HostCalls(send, durable, adopt)

@@ -281,11 +281,11 @@ async def test_number_of_actors_follows_configuration_then_slots_then_cores(
     assert len([n for n in await names_of("cluster: {shard_hosts: 1}") if n.startswith("shard-host")]) == 1
 
 
-async def test_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
+async def test_claims_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
     cluster: Cluster, controller: Controller
 ) -> None:
     await start(controller)
-    assert cluster.options["shard-host-0"]["concurrency_groups"] == {"pull": 1, "control": 1}
+    assert cluster.options["shard-host-0"]["concurrency_groups"] == {"pull": 1, "control": 1, "claim": 1}
     slots = {name: options["slot"] for name, options in cluster.options.items()}
     assert slots["shard-host-0"] == SHARD_SLOT
     assert (slots["collector-0"], slots["gateway-0"]) == (COLLECTOR_SLOT, GATEWAY_SLOT)

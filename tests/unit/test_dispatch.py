@@ -43,7 +43,7 @@ def dispatcher(
     max_retained_bytes: int = 1 << 20,
 ) -> Dispatcher:
     routes = Routes(1, tuple(hosts), ("collector-0",))
-    calls = {name: HostCalls(host.take, host.durable) for name, host in hosts.items()}
+    calls = {name: HostCalls(host.take, host.durable, host.adopt) for name, host in hosts.items()}
     return Dispatcher(
         profiles or book(),
         routes,
@@ -517,7 +517,7 @@ async def test_frames_that_a_host_lost_go_where_their_range_is_now() -> None:
 
 
 def routes_to(version: int, hosts: Mapping[str, FrameTaker]) -> tuple[Routes, dict[str, HostCalls]]:
-    calls = {name: HostCalls(host.take, host.durable) for name, host in hosts.items()}
+    calls = {name: HostCalls(host.take, host.durable, host.adopt) for name, host in hosts.items()}
     return Routes(version, tuple(hosts), ("collector-0",)), calls
 
 

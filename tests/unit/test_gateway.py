@@ -39,6 +39,9 @@ class Host:
     async def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
         return {key: Place(1, self.journalled) for key in keys}
 
+    async def adopt(self, keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        return keys
+
 
 class Harness:
     def __init__(self) -> None:
