@@ -134,10 +134,13 @@ async def measure_pause(former: RuntimeOverrides, latter: RuntimeOverrides) -> N
     async def durable(keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
         return dict.fromkeys(keys, Place(1, 1))
 
+    async def adopt(keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        return keys
+
     dispatcher = Dispatcher(
         ProfileBook(config),
         routes,
-        {"shard-host-0": HostCalls(send, durable)},
+        {"shard-host-0": HostCalls(send, durable, adopt)},
         GroupBounds(1 << 20, 0.0),
         time.time_ns,
         poll_s=0.25,

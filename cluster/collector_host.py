@@ -5,6 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ _RELEASE_TIMEOUT_S = 5.0
 _SILENCE_S = 30.0
 """A host that has not answered for this long, and is not known to be dead, is given up: its last records are void, and
 gateways send again what was in them. Longer than Ray takes to notice that a node is lost."""
+_CLAIM_ANSWER_S = 2.0
+"""A claim is answered after so long with what has been given by then: what waits for a silent host, or for a journal
+that is away, keeps nobody else waiting. Less than hosts wait, or they would hear of nothing."""
 _ADOPT_TIMEOUT_S = 5.0
 _PULL_AGAIN_S = 0.02
 _LAST_TRIES = 3
@@ -82,6 +86,7 @@ class CollectorHost:
         self._flush_interval_s = 1.0
         self._routes = Routes(0, (), ())
         self._claims_refused = 0
+        self._claiming: dict[tuple[str, TenantId], asyncio.Task[dict[ShardKey, Claimed]]] = {}
         self._hosts: dict[str, Any] = {}
         self._feeds: dict[str, HostFeed] = {}
         self._pulling: dict[str, asyncio.Task[None]] = {}
@@ -238,6 +243,8 @@ class CollectorHost:
         Only to the host of the routes, so that gateways that know older ones do not make hosts take ranges from each
         other: what they send is not counted, and they send it again when they know the newer ones.
 
+        Answers within seconds. What is given later nobody hears of: the host claims it again, and is given it anew.
+
         Raises:
             NotConfiguredError: none can.
         """
@@ -245,11 +252,29 @@ class CollectorHost:
             raise NotConfiguredError(self._name)
         own = [key for key in keys if self._routes.host_of(key.tenant, key.index) == host]
         with within(self._claim_span(host, keys)) as span:
-            claimed = await self._tenants.claim(host, own)
+            claimed = await self._claimed_soon(self._tenants, host, own)
             if span is not None:
                 span.set({"millrace.claimed": len(claimed)})
         self._claims_refused += len(keys) - len(claimed)
         return claimed
+
+    async def _claimed_soon(
+        self, tenants: CollectorSet, host: str, keys: Sequence[ShardKey]
+    ) -> dict[ShardKey, Claimed]:
+        begun = []
+        for tenant, own in grouped(keys, lambda key: key.tenant).items():
+            # One at a time: while a claim waits, those that repeat it would queue up behind it.
+            if (host, tenant) not in self._claiming:
+                task = asyncio.get_running_loop().create_task(tenants.claim(host, own))
+                self._claiming[host, tenant] = task
+                task.add_done_callback(partial(self._on_claimed, host, tenant))
+                begun.append(task)
+        # Not cancelled in the end: what is submitted to the journal stays in its order.
+        done = (await asyncio.wait(begun, timeout=_CLAIM_ANSWER_S))[0] if begun else set()
+        return {key: claimed for task in done for key, claimed in task.result().items()}
+
+    def _on_claimed(self, host: str, tenant: TenantId, _: object) -> None:
+        del self._claiming[host, tenant]
 
     def _claim_span(self, host: str, keys: Sequence[ShardKey]) -> Span | None:
         # Sampled like requests: whoever sends for tenants that were not here before makes claims.

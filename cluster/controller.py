@@ -85,6 +85,7 @@ class Controller:
         self._hosts = HostFleet(self._configure, self._end)
         self._scaling = asyncio.Lock()
         self._seeing_off: asyncio.Task[None] | None = None
+        self._reconfiguring: dict[str, asyncio.Task[None]] = {}
         self._behind_with_routes: set[str] = set()
         self._collectors: dict[str, Any] = {}
         self._gateways = GatewayFleet(self._configure_gateway, self._end)
@@ -270,7 +271,8 @@ class Controller:
             Whether everything that was accepted has been sent.
         """
         if self._watching is not None:
-            background = [task for task in (self._watching, self._seeing_off) if task is not None]
+            others = (self._seeing_off, *self._reconfiguring.values())
+            background = [self._watching, *(task for task in others if task is not None)]
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
@@ -467,14 +469,10 @@ class Controller:
         actors = self._actors()
         answers = await _answers([actor.is_configured.remote() for actor in actors.values()])
         answered = dict(zip(actors, answers, strict=True))
-        await asyncio.gather(
-            *(
-                self._reconfigure(name)
-                for name, answer in answered.items()
-                # One that leaves would accept again.
-                if answer is False and name not in self._gateways.leaving
-            )
-        )
+        for name, answer in answered.items():
+            # One that leaves would accept again.
+            if answer is False and name not in self._gateways.leaving:
+                self._begin_to_reconfigure(name)
         # Who has gone meanwhile has nothing to hear any more.
         for waiting in (self._behind, self._behind_with_tokens, self._behind_with_routes):
             waiting.intersection_update(self._actors())
@@ -528,6 +526,12 @@ class Controller:
             await self._see_off()
         except Exception:
             log.exception("shard hosts could not be seen off")
+
+    def _begin_to_reconfigure(self, name: str) -> None:
+        """Tell an actor everything, beside the watch: a collector that recovers takes longer than others can wait."""
+        if name not in self._reconfiguring:
+            task = self._reconfiguring[name] = asyncio.get_running_loop().create_task(self._reconfigure(name))
+            task.add_done_callback(lambda _: self._reconfiguring.pop(name))
 
     async def _reconfigure(self, name: str) -> None:
         log.warning("actor was restarted and is told its settings again", actor=name)

@@ -171,5 +171,5 @@ def names_for(scale: Scale) -> tuple[str, ...]:
 
 
 def _create(name: str) -> Any:
-    groups = {"pull": 1, "control": 1}
+    groups = {"pull": 1, "control": 1, "claim": 1}
     return ray_compat.create_actor(ShardHost, name, slot=SHARD_SLOT, max_concurrency=2, concurrency_groups=groups)

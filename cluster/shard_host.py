@@ -36,8 +36,8 @@ _FIGURES = {
     "state_bytes": "millrace_shard_state_bytes",
 }
 
-_CLAIM_TIMEOUT_S = 10.0
-"""Longest that frames wait for a claim. Beyond it they are not counted, and come again."""
+_CLAIM_TIMEOUT_S = 5.0
+"""Longest that frames wait for a claim: a collector that lives answers sooner. Beyond it they come again."""
 
 
 class ShardHost:
@@ -46,7 +46,8 @@ class ShardHost:
     State held: all shards, in memory. When the process dies, Ray restarts it empty and the controller configures it
     anew; it claims each shard from the collector, which knows it as of the last record that was journalled, and
     gateways send again what came later. Every method may be repeated: a request is counted once. Called from several
-    threads at once: ingestion, pulls and control each have their own, so that a flood of frames delays neither.
+    threads at once: ingestion, claims, pulls and control each have their own, so that a flood of frames delays none of
+    the others, and a claim that waits for the journal nobody but who needs it.
     """
 
     def __init__(self, name: str) -> None:
@@ -85,10 +86,11 @@ class ShardHost:
         return self._configured().book.put_overrides(change) is not Put.LACKS_BASE
 
     def ingest(self, group: FrameGroup) -> tuple[Place | None, ...]:
-        """Count every frame of the group; answers when that is done.
+        """Count every frame of the group whose shard is here; answers when that is done.
 
         Returns:
-            For each frame the flush record that will hold it, None if it could not be counted.
+            For each frame the flush record that will hold it, None if it could not be counted; after :meth:`adopt` it
+            may be.
 
         Raises:
             NotConfiguredError: nothing was counted.
@@ -99,9 +101,10 @@ class ShardHost:
         with within(self._tracer.joined(group.traceparent, "count frames", said)):
             return self._configured().apply(group)
 
-    def adopt(self, keys: Sequence[ShardKey]) -> None:
-        """Begin these shards, though no frame has come for them: something waits in them."""
-        self._configured().begin(keys)
+    @ray.method(concurrency_group="claim")
+    def adopt(self, keys: Collection[ShardKey]) -> frozenset[ShardKey]:
+        """Begin these shards, for something waits for them or in them; return those that count then."""
+        return self._configured().begin(keys)
 
     @ray.method(concurrency_group="control")
     def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
@@ -182,7 +185,7 @@ class ShardHost:
             raise StaleCollectorError(collector)
 
     def _claim(self, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
-        """Ask the collectors for these ranges; called from the threads of ingestion."""
+        """Ask the collectors for these ranges; called from the thread of claims."""
         if self._routes is None:
             raise NotConfiguredError(self._name)
         routes = self._routes

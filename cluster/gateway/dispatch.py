@@ -216,7 +216,7 @@ class Dispatcher:
         return await self._lane_of(key).add(key, (key.index, key.count), fingerprint, frame).is_counted
 
     async def tell_refused(self) -> None:
-        """Have the ledgers of all tenants tell of the spans that were refused so far."""
+        """Have the ledgers of all tenants tell of the spans that were refused so far, where a shard can be had."""
         await self._refused.tell()
 
     async def _dispatch(self, profile: TenantProfile, body: bytes, skip_generation: bool) -> Accepted | Refused:
@@ -285,11 +285,16 @@ class Dispatcher:
     def _queued_bytes(self) -> int:
         return sum(lane.queued_bytes for lane in self._lanes.values())
 
+    @property
+    def _unclaimed_bytes(self) -> int:
+        # Bounded by each lane: who waits for the journal keeps nobody out.
+        return sum(lane.unclaimed_bytes for lane in self._lanes.values())
+
     def measure(self) -> Measurements:
         """Return the dispatcher's metrics."""
         plans = (self.book.get(tenant).plan for tenant in self._tally.tenants)
         measured: Measurements = [
-            ("millrace_dispatch_queued_bytes", (), self._queued_bytes),
+            ("millrace_dispatch_queued_bytes", (), self._queued_bytes + self._unclaimed_bytes),
             ("millrace_gateway_workspace_bytes", (), sum(plan.workspace_bytes() for plan in plans)),
         ]
         for lane in self._lanes.values():

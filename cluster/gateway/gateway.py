@@ -170,8 +170,9 @@ class Gateway:
         if self._receivers is not None:
             await asyncio.gather(*(receiver.drain(deadline_s) for receiver in self._receivers))
         if self._dispatcher is not None:
+            # Half of what is left: a shard that does not answer must not keep the journal from the others.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(ends_at):
+                async with asyncio.timeout((ends_at - loop.time()) / 2):
                     await self._dispatcher.tell_refused()
             is_settled = await self._dispatcher.settle(max(0.0, ends_at - loop.time()))
         if not is_settled:
@@ -241,4 +242,8 @@ def _calls_of(host: Any) -> HostCalls:
         places: dict[ShardKey, Place] = await host.durable.remote(keys)
         return places
 
-    return HostCalls(send, durable)
+    async def adopt(keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        here: frozenset[ShardKey] = await host.adopt.remote(keys)
+        return here
+
+    return HostCalls(send, durable, adopt)

@@ -15,6 +15,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _CALLS_IN_FLIGHT = 3
 _CALL_TIMEOUT_S = 20.0
+_MAX_UNCLAIMED_BYTES = 8 << 20
+"""While frames of so many bytes wait for the host to claim their shards, no further ones do. More than comes in the
+time of a claim, and little beside what all tenants may have waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,12 @@ class HostCalls:
         send: carry a group to the host; returns, for each frame, the flush record that will hold it, None if it could
             not be counted; raises if nothing is known.
         durable: ask for the last journalled record of each of these shards that the host has.
+        adopt: have the host claim those of these shards that it does not have; returns those that it has then.
     """
 
     send: Callable[[FrameGroup], Awaitable[Sequence[Place | None]]]
     durable: Callable[[Collection[ShardKey]], Awaitable[Mapping[ShardKey, Place]]]
+    adopt: Callable[[Collection[ShardKey]], Awaitable[Collection[ShardKey]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ HasMoved = Callable[[SentFrame, str], bool]
 class HostLane:
     """Frames wait for company, a few groups are in flight, and what the host counted is kept until it is journalled.
 
+    Frames whose shard the host has not claimed yet wait beside the others, and are sent once more when it has.
+
     One event loop owns it.
 
     Args:
@@ -66,6 +73,7 @@ class HostLane:
         call_timeout_s: longest a group waits for an answer.
 
     Attributes:
+        unclaimed_bytes: of frames that wait for the host to claim their shards.
         is_leaving: whether the host is to end. If it does not answer then, all that it has is sent elsewhere.
     """
 
@@ -82,6 +90,7 @@ class HostLane:
     ) -> None:
         self.name = name
         self.queued_bytes = 0
+        self.unclaimed_bytes = 0
         self.groups = 0
         self.failures = 0
         self.replayed = 0
@@ -170,9 +179,13 @@ class HostLane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, frames: list[SentFrame], spans: list[Span], size: int) -> None:
+    async def _deliver(
+        self, frames: list[SentFrame], spans: list[Span], size: int, *, is_first_time: bool = True
+    ) -> None:
         # Until the host has answered nothing is known to be counted, also if this task is cancelled.
         places: Sequence[Place | None] = [None] * len(frames)
+        unclaimed: list[SentFrame] = []
+        may_wait = False
         try:
             # The wait for a place counts too: whoever waits behind a host that hangs gets an answer in time.
             async with asyncio.timeout(self._call_timeout_s), self._credits:
@@ -180,6 +193,7 @@ class HostLane:
                 frames = [sent for sent in frames if not sent.is_counted.cancelled()]
                 if frames:
                     places = await self._call(frames, spans)
+                may_wait = is_first_time and self.unclaimed_bytes <= _MAX_UNCLAIMED_BYTES
         except Exception as error:  # noqa: BLE001  (whatever it was, the clients are told to send again)
             self._on_failed(f"{type(error).__name__}: {error}"[:300])
         finally:
@@ -191,8 +205,32 @@ class HostLane:
                     continue
                 if place is None and self._has_moved(sent, self.name):
                     self._begin(self._send_elsewhere(sent))
+                elif place is None and may_wait:
+                    unclaimed.append(sent)
                 else:
                     sent.is_counted.set_result(place is not None)
+            if unclaimed:
+                self._begin(self._send_when_claimed(unclaimed))
+
+    async def _send_when_claimed(self, frames: list[SentFrame]) -> None:
+        """Have the host claim what it lacks, and send it once more what it did not count of that."""
+        size = sum(len(sent.frame) for sent in frames)
+        claimed: Collection[ShardKey] = ()
+        self.unclaimed_bytes += size
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                claimed = await self._calls.adopt(frozenset(sent.key for sent in frames))
+        except Exception as error:  # noqa: BLE001  (as with every call)
+            self._on_failed(f"{type(error).__name__}: {error}"[:300])
+        finally:
+            self.unclaimed_bytes -= size
+            for sent in frames:
+                if sent.key not in claimed and not sent.is_counted.done():
+                    sent.is_counted.set_result(False)
+        if again := [sent for sent in frames if sent.key in claimed]:
+            size = sum(len(sent.frame) for sent in again)
+            self.queued_bytes += size
+            await self._deliver(again, [], size, is_first_time=False)
 
     async def _send_elsewhere(self, sent: SentFrame) -> None:
         """Send again what came too late here. Ends: only if it moves once more meanwhile, it is sent once more."""

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,17 +24,35 @@ Send = Callable[[TenantId, bytes, bytes], Awaitable[bool]]
 """Have a shard of the tenant count a frame (fingerprint, frame); whether it has."""
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """What one tenant is to be told.
+
+    Attributes:
+        refused: what was refused since the last frame was made.
+        adding: requests that are being counted in threads just now.
+        untold: a frame of which no shard is known to have it, and its fingerprint.
+    """
+
+    refused: _engine.RefusedSpans
+    adding: int = 0
+    untold: tuple[bytes, bytes] | None = None
+
+
 class RefusedReport:
     """Counts refused spans and tells of them once a second. One event loop owns it.
 
-    State held: what was refused since the last second. Lost with the process: a span that is missing in the ledger is
-    missing among those received, too.
+    Each tenant is told for itself: a shard that cannot be had keeps nothing from the others.
+
+    State held: what was refused since the last second, and what no shard has taken yet. Lost with the process: a span
+    that is missing in the ledger is missing among those received, too.
     """
 
     def __init__(self, send: Send, interval_s: float = _INTERVAL_S) -> None:
         self._send = send
         self._interval_s = interval_s
-        self._refused: dict[TenantId, _engine.RefusedSpans] = {}
+        self._waiting: dict[TenantId, _Waiting] = {}
+        self._attempts: dict[TenantId, asyncio.Task[None]] = {}
         self._telling: asyncio.Task[None] | None = None
 
     async def add(self, tenant: TenantId, body: bytes, reason: str, *, is_told: bool) -> int:
@@ -45,42 +64,74 @@ class RefusedReport:
             reason: as the engine knows it.
             is_told: whether the tenant has a ledger.
         """
-        refused = self._of(tenant) if is_told else _engine.RefusedSpans()
-        spans = await beside_the_loop(len(body), lambda: refused.add(body, reason))
-        if self._refused and self._telling is None:
-            self._telling = asyncio.get_running_loop().create_task(self._tell_all())
+        waiting = self._of(tenant) if is_told else _Waiting(_engine.RefusedSpans())
+        waiting.adding += 1
+        try:
+            spans = await beside_the_loop(len(body), lambda: waiting.refused.add(body, reason))
+        finally:
+            waiting.adding -= 1
+        if self._waiting and self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell_for_ever())
         return spans
 
-    def _of(self, tenant: TenantId) -> _engine.RefusedSpans:
-        refused = self._refused.get(tenant)
-        if refused is None:
-            refused = _engine.RefusedSpans()
-            if len(self._refused) < MAX_TENANTS:
-                self._refused[tenant] = refused
-        return refused
+    def _of(self, tenant: TenantId) -> _Waiting:
+        waiting = self._waiting.get(tenant)
+        if waiting is None:
+            waiting = _Waiting(_engine.RefusedSpans())
+            if len(self._waiting) < MAX_TENANTS:
+                self._waiting[tenant] = waiting
+        return waiting
 
-    async def _tell_all(self) -> None:
+    async def _tell_for_ever(self) -> None:
         try:
-            while self._refused:
+            while self._waiting:
                 await asyncio.sleep(self._interval_s)
-                await self.tell()
+                for tenant in tuple(self._waiting):
+                    self._attempt(tenant)
         finally:
             self._telling = None
 
     async def tell(self) -> None:
-        """Tell of everything that was refused so far; returns when the shards have it."""
-        refused, self._refused = self._refused, {}
-        await asyncio.gather(*(self._tell(tenant, spans) for tenant, spans in refused.items()))
+        """Try to tell of everything that was refused so far; returns when every tenant's shard has answered.
 
-    async def _tell(self, tenant: TenantId, refused: _engine.RefusedSpans) -> None:
-        frame = refused.take()
-        # Its own: two seconds may tell the same.
-        fingerprint = secrets.token_bytes(_FINGERPRINT)
-        while frame is not None:
+        What a shard has not taken is kept for the next time.
+        """
+        await asyncio.gather(*(self._tell_once(tenant) for tenant in tuple(self._waiting)))
+
+    async def _tell_once(self, tenant: TenantId) -> None:
+        if (under_way := self._attempts.get(tenant)) is not None:
+            # Of what was refused since it began it does not tell.
+            await asyncio.wait([under_way])
+        await asyncio.wait([self._attempt(tenant)])
+
+    def _attempt(self, tenant: TenantId) -> asyncio.Task[None]:
+        """Return the attempt to tell a tenant that is under way, or begin one."""
+        attempt = self._attempts.get(tenant)
+        if attempt is None:
+            attempt = self._attempts[tenant] = asyncio.get_running_loop().create_task(self._tell(tenant))
+            attempt.add_done_callback(lambda _: self._attempts.pop(tenant))
+        return attempt
+
+    async def _tell(self, tenant: TenantId) -> None:
+        waiting = self._waiting.get(tenant)
+        if waiting is None or not await self._send_untold(tenant, waiting):
+            return
+        frame = waiting.refused.take()
+        if frame is not None:
+            # Its own: two seconds may tell the same. And one for all attempts, so that it is counted once.
+            waiting.untold = (secrets.token_bytes(_FINGERPRINT), frame)
+            await self._send_untold(tenant, waiting)
+        elif not waiting.adding:
+            del self._waiting[tenant]
+
+    async def _send_untold(self, tenant: TenantId, waiting: _Waiting) -> bool:
+        """Return whether no frame is left that was made."""
+        if waiting.untold is not None:
             try:
-                if await self._send(tenant, fingerprint, frame):
-                    return
+                if not await self._send(tenant, *waiting.untold):
+                    return False
             except Exception:
+                # It would fail again.
                 log.exception("refused spans could not be told", tenant=str(tenant))
-                return
-            await asyncio.sleep(self._interval_s)
+            waiting.untold = None
+        return True

@@ -20,6 +20,9 @@ IDLE_NS = 600_000_000_000
 SPENT_NS = 60_000_000_000
 """A released shard whose records are all journalled is kept this long, so that every gateway learns of it."""
 
+CLAIM_PAUSE_NS = 1_000_000_000
+"""A shard that could not be had is not asked for again for so long: whoever sends for it may wait in vain each time."""
+
 MAX_PULL_BYTES = 32 << 20
 """When an answer holds this many bytes of records, no further shard is asked: the next pull begins with it."""
 
@@ -30,9 +33,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class ShardSet:
-    """The shards of one shard host, each claimed when its first frame comes. Safe to share between threads.
+    """The shards of one shard host, each begun when somebody has a frame for it. Safe to share between threads.
 
-    All state is in memory and lost with the process.
+    Counting waits for nobody; :meth:`begin` waits for the journal. All state is in memory and lost with the process.
     """
 
     def __init__(
@@ -42,13 +45,17 @@ class ShardSet:
         clock_ns: Callable[[], int],
         *,
         max_pull_bytes: int = MAX_PULL_BYTES,
+        claim_pause_ns: int = CLAIM_PAUSE_NS,
     ) -> None:
         self.book = book
         self._claim = claim
         self._clock_ns = clock_ns
         self._max_pull_bytes = max_pull_bytes
+        self._claim_pause_ns = claim_pause_ns
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
+        # When those were asked for that could not be had; of whoever claims.
+        self._refused_at_ns: dict[ShardKey, int] = {}
         self._awaited: frozenset[ShardKey] = frozenset()
         # Of the shards that are awaited: epochs that were taken away before they were known here.
         self._released: dict[ShardKey, int] = {}
@@ -56,14 +63,13 @@ class ShardSet:
         self._next_pulled = 0
 
     def apply(self, group: FrameGroup) -> tuple[Place | None, ...]:
-        """Count every frame of the group that can be counted.
+        """Count every frame of the group that can be counted now.
 
         Returns:
-            For each frame the record that will hold it; None: not counted, because it is damaged, its shard is broken,
-            or the shard cannot be claimed now.
+            For each frame the record that will hold it; None: not counted, because it is damaged, or its shard is
+            broken or not here (see :meth:`begin`).
         """
         now_ns = self._clock_ns()
-        self.begin({head.key for head in group.heads})
         payload, start = memoryview(group.payload), 0
         places = []
         for head in group.heads:
@@ -157,30 +163,44 @@ class ShardSet:
         with self._lock:
             return [key for key in keys if (runner := self._runners.get(key)) is None or runner.is_retired]
 
-    def begin(self, keys: Collection[ShardKey]) -> None:
-        """Claim those of the shards that are not here, and begin them; one that cannot be had is left."""
-        if not self._missing(keys):
-            return
-        # One claim at a time: another thread may just be getting the same shards.
-        with self._claiming:
-            missing = self._missing(keys)
-            if not missing:
-                return
+    def begin(self, keys: Collection[ShardKey]) -> frozenset[ShardKey]:
+        """Claim those of the shards that are not here, and begin them; return those that are here then.
+
+        Blocks as long as the claim takes. One that cannot be had is left, and not asked for again for a while.
+        """
+        if self._missing(keys):
+            # One claim at a time: another thread may just be getting the same shards.
+            with self._claiming:
+                if wanted := self._wanted(self._missing(keys)):
+                    self._claim_and_begin(wanted)
+        return frozenset(keys).difference(self._missing(keys))
+
+    def _wanted(self, missing: Sequence[ShardKey]) -> list[ShardKey]:
+        now_ns = self._clock_ns()
+        self._refused_at_ns = {
+            # A clock that was put back holds nobody up.
+            key: at_ns
+            for key, at_ns in self._refused_at_ns.items()
+            if 0 <= now_ns - at_ns < self._claim_pause_ns
+        }
+        return [key for key in missing if key not in self._refused_at_ns]
+
+    def _claim_and_begin(self, wanted: Sequence[ShardKey]) -> None:
+        with self._lock:
+            self._awaited = frozenset(wanted)
+        claimed: Mapping[ShardKey, Claimed] = {}
+        try:
+            claimed = self._claim(wanted)
+            for key in wanted:
+                if key in claimed:
+                    self._begin(key, claimed[key])
+        except Exception as error:  # noqa: BLE001  (whatever ails the collector, the frames come again)
+            log.warning("shards cannot be claimed", shards=len(wanted), error=f"{type(error).__name__}: {error}"[:300])
+        finally:
+            self._refused_at_ns |= dict.fromkeys(set(wanted).difference(claimed), self._clock_ns())
             with self._lock:
-                self._awaited = frozenset(missing)
-            try:
-                claimed = self._claim(missing)
-                for key in missing:
-                    if key in claimed:
-                        self._begin(key, claimed[key])
-            except Exception as error:  # noqa: BLE001  (whatever ails the collector, the frames come again)
-                log.warning(
-                    "shards cannot be claimed", shards=len(missing), error=f"{type(error).__name__}: {error}"[:300]
-                )
-            finally:
-                with self._lock:
-                    self._awaited = frozenset()
-                    self._released.clear()
+                self._awaited = frozenset()
+                self._released.clear()
 
     def _begin(self, key: ShardKey, claimed: Claimed) -> None:
         try:

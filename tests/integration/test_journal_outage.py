@@ -97,10 +97,12 @@ async def outage(prometheus: Prometheus, url: str, fail: Callable[[], None], men
     async with MillraceProcess(config) as service:
         began = time.monotonic()
         plain, careful = Outage(service, f"{name}-plain"), Outage(service, f"{name}-careful")
+        newcomers = [Outage(service, f"{name}-newcomer-{number}") for number in range(3)]
         await service.put_entries(
             **{
                 plain.tenant: {"metrics_generator": ENTRY},
                 careful.tenant: {"metrics_generator": ENTRY, "ingestion": {"acknowledge": "durable"}},
+                **{newcomer.tenant: {"metrics_generator": ENTRY} for newcomer in newcomers},
             }
         )
         for tenant in (plain, careful):
@@ -113,16 +115,19 @@ async def outage(prometheus: Prometheus, url: str, fail: Callable[[], None], men
         before = plain.model.received_spans
         await asyncio.to_thread(fail)
         careful_client, careful_sending = careful.insist(careful.load(50))
+        # Nothing can be counted for them while nobody can be given their ranges: that is no other tenant's concern.
+        new = [newcomer.insist(newcomer.load(500)) for newcomer in newcomers]
+        await eventually(lambda: all(client.attempts > 1 for client, _ in new), 60, lambda: service.log[-2000:])
         refused = await plain.send_until_pushed_back()
         assert plain.model.received_spans > before
         assert await service.metric("millrace_retained_bytes") > RETAINED_BYTES
         await service.logged("journal cannot be written to, entries wait")
         client, sending = plain.insist([refused, *plain.load(2000)])
         await eventually(lambda: client.attempts > 2, 30, lambda: f"no attempts:\n{service.log[-2000:]}")
-        assert (client.acknowledged, careful_client.acknowledged) == (0, 0)
+        assert not any(each.acknowledged for each in (client, careful_client, *(client for client, _ in new)))
         await asyncio.to_thread(mend)
         async with asyncio.timeout(120):
-            await asyncio.gather(sending, careful_sending)
+            await asyncio.gather(sending, careful_sending, *(new_sending for _, new_sending in new))
         await service.logged("journal is written to again")
 
         async def is_journalled() -> bool:
@@ -131,7 +136,7 @@ async def outage(prometheus: Prometheus, url: str, fail: Callable[[], None], men
         await eventually(is_journalled, 30, lambda: f"frames are left:\n{service.log[-2000:]}")
         # Whoever comes next knows all of it.
         service.actors("CollectorHost")[0].kill()
-        for tenant in (plain, careful):
+        for tenant in (plain, careful, *newcomers):
             tenant.model.flush(0, close_edges=False)
             await assert_has(prometheus, tenant.tenant, tenant.model.series())
             await assert_never_went_back(prometheus, tenant.tenant, 60 + time.monotonic() - began)

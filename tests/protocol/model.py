@@ -13,7 +13,8 @@ Step by step:
    client when all frames are counted (mode *accepted*), or when all are journalled (mode *durable*). Until then, and
    after, it keeps the frame and polls the host. Key unknown, or of a newer epoch: the frame is lost, and is replayed to
    whoever has a part of its range now.
-3. A host to which a frame comes for a key that it does not count *claims* the key. The collector asks the owners of
+3. A host to which a frame comes for a key that it does not count *claims* the key, and the frame waits (in the code
+   with its gateway, which asks for the claim and then sends the frame once more). The collector asks the owners of
    all overlapping keys, the claimant included, for their last records (*release*), and waits for the answer as long as
    the owner's process lives. An owner that has not begun in that epoch will not: the answer binds it. The collector
    journals these records, then the claim, puts it in force, and answers with a new epoch and the part of the mirror in

@@ -23,12 +23,16 @@ class FrameTaker:
 
     Attributes:
         asked: how often it was asked what is journalled.
+        adopted: the shards that it was asked to claim, call by call.
+        claims: whether it has them then.
     """
 
     def __init__(self, *outcomes: Exception | Collection[int]) -> None:
         self.groups: list[FrameGroup] = []
         self.at_once = 0
         self.asked = 0
+        self.adopted: list[Collection[ShardKey]] = []
+        self.claims = False
         self.epoch = 1
         self._taken = 0
         self._places: dict[ShardKey, Place] = {}
@@ -82,6 +86,11 @@ class FrameTaker:
         """Say what is journalled."""
         self.asked += 1
         return {key: self._journalled[key] for key in keys if key in self._journalled}
+
+    async def adopt(self, keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        """Claim shards."""
+        self.adopted.append(keys)
+        return keys if self.claims else ()
 
 
 def ledger_of(taker: FrameTaker) -> dict[tuple[str, str], int]:

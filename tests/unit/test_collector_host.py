@@ -18,7 +18,8 @@ from tenants.endpoint.tenant_collector import TenantCollector
 from tenants.identity import TenantId
 from tenants.journal.errors import Fenced
 from tenants.journal.store import JournalStore, Loaded
-from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Pulled, ShardKey
+from tenants.processing.flush_record import Acknowledgements, Claimed, FlushRecord, Place, Pulled, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
 from tenants.processing.shard_set import ShardSet
 from tenants.settings import ServiceConfig
@@ -55,7 +56,7 @@ class Host:
         book.put_overrides(whole_of(1, TENANTS))
         self.name = ""
         self.collector: CollectorHost | None = None
-        self.shards = ShardSet(book, self.claim, lambda: NOW_NS)
+        self.shards = ShardSet(book, self.claim, lambda: NOW_NS, claim_pause_ns=0)
         self.pulls: list[tuple[str, Acknowledgements]] = []
         self.is_failing = False
         self.releases: Callable[[], Awaitable[None]] | None = None
@@ -75,7 +76,11 @@ class Host:
 
     async def apply(self, tenant: TenantId, *names: str) -> None:
         frames = group(self.shards.book.get(tenant), *names)
-        assert None not in await asyncio.to_thread(self.shards.apply, frames)
+        assert None not in await self.count(frames)
+
+    async def count(self, frames: FrameGroup) -> tuple[Place | None, ...]:
+        await self.adopt([head.key for head in frames.heads])
+        return self.shards.apply(frames)
 
     async def pull(
         self, collector: str, _incarnation: int, acknowledged: Acknowledgements, fenced: Sequence[tuple[ShardKey, int]]
@@ -93,8 +98,8 @@ class Host:
             await self.releases()
         return self.shards.release(owned)
 
-    async def adopt(self, keys: Sequence[ShardKey]) -> None:
-        await asyncio.to_thread(self.shards.begin, keys)
+    async def adopt(self, keys: Sequence[ShardKey]) -> frozenset[ShardKey]:
+        return await asyncio.to_thread(self.shards.begin, keys)
 
 
 def service(receiver: Receiver | None = None) -> ServiceConfig:
@@ -287,7 +292,7 @@ async def one_silent(
 async def claim(host: Host) -> bool:
     """Let a request come to the host, for whose range it has to claim; return whether it was counted."""
     frames = group(host.shards.book.get(ACME), "a")
-    return None not in await asyncio.to_thread(host.shards.apply, frames)
+    return None not in await host.count(frames)
 
 
 @pytest.mark.parametrize("way", [never, cut_off])
@@ -445,7 +450,7 @@ async def test_half_edges_of_a_host_that_came_back_empty_end_without_another_spa
             await collector.put_overrides(whole_of(2, EDGES))
             client = request(spans=[span(kind=3)], service="shop")
             frames = group(host.shards.book.get(ACME), body=client)
-            assert None not in await asyncio.to_thread(host.shards.apply, frames)
+            assert None not in await host.count(frames)
             await until_merged(collector, acme=1)
             now_ns = NOW_NS + 60 * SECOND_NS
             host.shards = ShardSet(host.shards.book, host.claim, lambda: now_ns)
@@ -598,7 +603,7 @@ async def test_range_is_given_to_nobody_but_the_host_of_the_routes() -> None:
         await one.apply(ACME, "a")
         await until_merged(collector, acme=1)
         frames = group(two.shards.book.get(ACME), "a")
-        assert await asyncio.to_thread(two.shards.apply, frames) == (None,)
+        assert await two.count(frames) == (None,)
         assert await refused(collector) == 1
         # The one that has it was not disturbed.
         await one.apply(ACME, "a")
@@ -607,8 +612,36 @@ async def test_range_is_given_to_nobody_but_the_host_of_the_routes() -> None:
         assert await collector.put_routes(routes(handles, 2, acme="two"), handles)
         # Older ones change nothing.
         assert await collector.put_routes(routes(handles, 1, acme="one"), handles)
-        assert None not in await asyncio.to_thread(two.shards.apply, frames)
-        assert await asyncio.to_thread(one.shards.apply, group(one.shards.book.get(ACME), "a")) == (None,)
+        assert None not in await two.count(frames)
+        assert await one.count(group(one.shards.book.get(ACME), "a")) == (None,)
+
+
+async def test_claim_is_answered_with_what_was_given_in_time_and_not_worked_on_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collector_host, "_CLAIM_ANSWER_S", 0.05)
+    settings = service()
+    host = Host(settings)
+    async with collecting(settings, {"h": host}) as collector:
+        assert collector._tenants is not None
+        claim, asked, may_end = collector._tenants.claim, [], asyncio.Event()
+
+        async def hanging(name: str, keys: Sequence[ShardKey]) -> dict[ShardKey, Claimed]:
+            asked.append(list(keys))
+            if keys[0].tenant == GLOBEX:
+                await may_end.wait()
+            return await claim(name, keys)
+
+        monkeypatch.setattr(collector._tenants, "claim", hanging)
+        acme, globex = ShardKey(ACME, 0, 1), [ShardKey(GLOBEX, index, 2) for index in range(2)]
+        for _ in range(3):
+            assert (await collector.claim("h", [*globex, acme])).keys() == {acme}
+        assert asked == [globex, [acme], [acme], [acme]]
+        may_end.set()
+        await until(lambda: not collector._claiming)
+        # What was given to nobody's knowledge is given anew.
+        await host.apply(GLOBEX, *["a"] * 20)
+        await until_merged(collector, acme=0, globex=2)
 
 
 async def test_range_of_another_division_than_the_tenants_is_given_to_nobody() -> None:
@@ -618,12 +651,12 @@ async def test_range_of_another_division_than_the_tenants_is_given_to_nobody() -
         await host.apply(GLOBEX, *["a"] * 20)
         await until_merged(collector, globex=2)
         before = group(host.shards.book.get(GLOBEX), *["a"] * 20, count=1)
-        assert await asyncio.to_thread(host.shards.apply, before) == (None,)
+        assert await host.count(before) == (None,)
         assert await refused(collector) == 1
         assert (await collector.snapshots())[GLOBEX].shards["owned"] == 2
         newer = whole_of(2, overrides(acme=spans_on(), globex=spans_on(shards=1)))
         await collector.put_overrides(newer)
-        assert None not in await asyncio.to_thread(host.shards.apply, before)
+        assert None not in await host.count(before)
 
 
 async def test_host_that_leaves_hands_over_everything_and_is_not_asked_any_more() -> None:
@@ -641,7 +674,7 @@ async def test_host_that_leaves_hands_over_everything_and_is_not_asked_any_more(
             frames = group(one.shards.book.get(ACME), body=client)
             one.hang()  # nothing is pulled from it
             await until(lambda: bool(one.pulls))
-            assert None not in await asyncio.to_thread(one.shards.apply, frames)
+            assert None not in await one.count(frames)
             handles = {"one": ActorHandle(one), "two": ActorHandle(two)}
             placed = Placed(2, {ACME: "two", GLOBEX: "two"})
             assert await collector.put_routes(placed, handles)
@@ -650,7 +683,7 @@ async def test_host_that_leaves_hands_over_everything_and_is_not_asked_any_more(
             # The half edge waits with the successor, to which nobody has sent anything.
             await until(lambda: {key.tenant for key in two.shards.stats()} == {ACME})
             assert [stats["open_edges"] for stats in two.shards.stats().values()] == [1]
-            assert await asyncio.to_thread(one.shards.apply, frames) == (None,)
+            assert await one.count(frames) == (None,)
             assert await collector.put_routes(placed, {"two": handles["two"]})
             one.go_on()
             hosts = {
@@ -661,7 +694,7 @@ async def test_host_that_leaves_hands_over_everything_and_is_not_asked_any_more(
             assert list(collector._tenants._tenants[ACME].acknowledged("one")) == []
             server = span(kind=2, trace_id=b"t" * 16, span_id=b"server..", parent_span_id=b"client..")
             late = group(two.shards.book.get(ACME), body=request(spans=[server], service="stock"))
-            assert None not in await asyncio.to_thread(two.shards.apply, late)
+            assert None not in await two.count(late)
 
             async def is_edge() -> bool:
                 return (await collector.snapshots())[ACME].registry["edges"] == 1

@@ -216,9 +216,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 async def controller(cluster: Cluster) -> AsyncIterator[Controller]:
     made = Controller("controller")
     yield made
-    if made._watching is not None:
-        made._watching.cancel()
-        await asyncio.wait([made._watching])
+    tasks = [made._watching, *made._reconfiguring.values()]
+    for task in (running := [task for task in tasks if task is not None]):
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
 
 
 def silently() -> Any:
@@ -279,11 +281,11 @@ async def test_number_of_actors_follows_configuration_then_slots_then_cores(
     assert len([n for n in await names_of("cluster: {shard_hosts: 1}") if n.startswith("shard-host")]) == 1
 
 
-async def test_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
+async def test_claims_pulls_and_control_have_threads_of_their_own_in_a_shard_host(
     cluster: Cluster, controller: Controller
 ) -> None:
     await start(controller)
-    assert cluster.options["shard-host-0"]["concurrency_groups"] == {"pull": 1, "control": 1}
+    assert cluster.options["shard-host-0"]["concurrency_groups"] == {"pull": 1, "control": 1, "claim": 1}
     slots = {name: options["slot"] for name, options in cluster.options.items()}
     assert slots["shard-host-0"] == SHARD_SLOT
     assert (slots["collector-0"], slots["gateway-0"]) == (COLLECTOR_SLOT, GATEWAY_SLOT)
@@ -359,12 +361,30 @@ async def test_actor_that_cannot_be_configured_is_tried_again_and_stops_nobody(
         cluster.actor("shard-host-0").fails.add("configure")
         monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 0.02)
         # The call that hangs was begun under the long limit.
-        assert controller._watching is not None
-        controller._watching.cancel()
-        controller._watching = asyncio.ensure_future(controller._watch())
+        controller._reconfiguring["shard-host-0"].cancel()
         await until(lambda: cluster.order("configure").count("shard-host-0") >= 4)
         cluster.actor("shard-host-0").fails.clear()
         await until(lambda: cluster.actor("shard-host-0").version == 5)
+
+
+async def test_while_one_actor_is_being_configured_the_others_are_looked_after(
+    cluster: Cluster, controller: Controller
+) -> None:
+    await start(controller)
+    cluster.restart("collector-0")
+    cluster.actor("collector-0").hangs.add("configure")
+    cluster.journal.clear()
+    with silently():
+        await until(lambda: "collector-0" in cluster.order("configure"))
+        for _ in range(3):
+            cluster.restart("gateway-0")
+            await until(lambda: cluster.actor("gateway-0").version == 5)
+        cluster.restart("shard-host-1")
+        await until(lambda: cluster.actor("shard-host-1").version == 5)
+        # It is told once, however often it is looked at meanwhile.
+        assert cluster.order("configure").count("collector-0") == 1
+        await controller.drain(1.0)
+    assert not controller._reconfiguring
 
 
 async def test_actor_that_missed_newer_settings_gets_them_when_it_is_back(

@@ -11,12 +11,11 @@ from cluster.gateway.dispatch import Dispatcher
 from cluster.gateway.host_lane import GroupBounds, HostCalls
 from cluster.gateway.intake import Accepted
 from cluster.gateway.refusal import RefusalReason, Refused
-from cluster.gateway.refused_report import RefusedReport
 from cluster.placement import Routes
 from tenants import _engine
 from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
-from tenants.processing.frame_group import FrameGroup, FrameHead
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
 from tenants.settings import Overrides
 from tenants.settings.in_force import OverridesInForce, whole
@@ -44,7 +43,7 @@ def dispatcher(
     max_retained_bytes: int = 1 << 20,
 ) -> Dispatcher:
     routes = Routes(1, tuple(hosts), ("collector-0",))
-    calls = {name: HostCalls(host.take, host.durable) for name, host in hosts.items()}
+    calls = {name: HostCalls(host.take, host.durable, host.adopt) for name, host in hosts.items()}
     return Dispatcher(
         profiles or book(),
         routes,
@@ -359,26 +358,6 @@ async def test_tenant_above_its_rate_is_refused_and_let_in_again() -> None:  # c
     assert ledger_of(host) == told
 
 
-async def test_refused_spans_are_told_until_a_shard_has_them_and_then_no_more() -> None:
-    told: list[bytes] = []
-
-    async def send(tenant: TenantId, fingerprint: bytes, frame: bytes) -> bool:
-        assert tenant == ACME
-        told.append(fingerprint)
-        group = FrameGroup((FrameHead(ShardKey(ACME, 0, 1), (0, 1), fingerprint, len(frame)),), frame)
-        return len(told) == 3 and await host.take(group) is not None
-
-    host = FrameTaker()
-    report = RefusedReport(send, interval_s=0.001)
-    assert await report.add(ACME, request("a", "b"), "rate_limited", is_told=True) == 2
-    assert await report.add(ACME, request("c")[:-3], "malformed", is_told=True) == 0
-    assert await report.add(TenantId("globex"), request("a"), "blocked", is_told=False) == 1
-    await until(lambda: len(told) == 3)
-    assert len(set(told)) == 1
-    await until(lambda: bool(host.groups))
-    assert ledger_of(host) == {("gateway", "received"): 2, ("gateway", "rate_limited"): 2}
-
-
 async def test_spans_of_a_refused_request_that_is_malformed_are_not_counted() -> None:
     intake = dispatcher({"h": FrameTaker()}, profiles=limited(rate_limit_bytes=0))
     refused = await intake.submit(ACME, request("op")[:-3])
@@ -538,7 +517,7 @@ async def test_frames_that_a_host_lost_go_where_their_range_is_now() -> None:
 
 
 def routes_to(version: int, hosts: Mapping[str, FrameTaker]) -> tuple[Routes, dict[str, HostCalls]]:
-    calls = {name: HostCalls(host.take, host.durable) for name, host in hosts.items()}
+    calls = {name: HostCalls(host.take, host.durable, host.adopt) for name, host in hosts.items()}
     return Routes(version, tuple(hosts), ("collector-0",)), calls
 
 

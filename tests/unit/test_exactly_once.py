@@ -6,6 +6,7 @@ The real classes of all of them, in one event loop, without Ray; calls between t
 import asyncio
 import itertools
 import random
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +32,12 @@ from tenants.journal.writer import JournalWriter
 from tenants.processing.flush_record import Claimed, FlushRecord, Place, ShardKey
 from tenants.processing.frame_group import FrameGroup
 from tenants.processing.ledger import Ledger
-from tenants.processing.shard_set import ShardSet
+from tenants.processing.shard_set import Claim, ShardSet
 from tests.overrides_in_force import whole_of
 from tests.unit.receiver import LOOPBACK
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, collected, overrides, request, span
+from tests.unit.waiting import until
 
 HOSTS: Final = ("h0", "h1", "h2")
 """At first the last one is not there."""
@@ -62,6 +64,7 @@ class World:
         self.collector: CollectorSet | None = None
         # As the actors have them: what waits for a claim must not take the collector's threads away.
         self._threads = {name: ThreadPoolExecutor(2) for name in HOSTS}
+        self._claiming = {name: ThreadPoolExecutor(1) for name in HOSTS}
 
     async def begin(self) -> None:
         self.clients = HttpClients(LOOPBACK)
@@ -74,7 +77,7 @@ class World:
             close(gateway)
         await self.end_collector()
         await self.clients.close()
-        for threads in self._threads.values():
+        for threads in (*self._threads.values(), *self._claiming.values()):
             threads.shutdown(wait=False, cancel_futures=True)
 
     # Processes
@@ -87,7 +90,7 @@ class World:
             own = [key for key in keys if self.routes.host_of(key.tenant, key.index) == name]
             return asyncio.run_coroutine_threadsafe(self.collector.claim(name, own), self._loop).result(10)
 
-        return ShardSet(self._book, claim, lambda: NOW_NS)
+        return ShardSet(self._book, claim, lambda: NOW_NS, claim_pause_ns=0)
 
     def new_gateway(self) -> Dispatcher:
         bounds = GroupBounds(1, 60.0)
@@ -104,7 +107,8 @@ class World:
         )
 
     def calls(self) -> dict[str, HostCalls]:
-        return {name: HostCalls(self.ingest(name), self.durable(name)) for name in self.routes.shard_hosts}
+        names = self.routes.shard_hosts
+        return {name: HostCalls(self.ingest(name), self.durable(name), self.adopt(name)) for name in names}
 
     async def begin_collector(self) -> None:
         incarnation = next(self._incarnation)
@@ -142,6 +146,14 @@ class World:
     def durable(self, name: str) -> Any:
         async def call(keys: Collection[ShardKey]) -> Mapping[ShardKey, Place]:
             return self.hosts[name].durable(keys)
+
+        return call
+
+    def adopt(self, name: str) -> Any:
+        async def call(keys: Collection[ShardKey]) -> Collection[ShardKey]:
+            here = await self._loop.run_in_executor(self._claiming[name], self.hosts[name].begin, keys)
+            self.lose_answer()
+            return here
 
         return call
 
@@ -288,6 +300,42 @@ async def play(folder: Path, script: list[Step]) -> None:
         await act(world, script)
     finally:
         await world.end()
+
+
+async def test_claim_that_hangs_delays_no_other_tenant_and_its_own_spans_are_counted_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.begin()
+    may_end = threading.Event()
+    try:
+        (first, second), (third, fourth) = body("op", 3), body("op", 3)
+        await world.send(0, ACME, first)
+        for host in world.hosts.values():
+            host._claim = _after(may_end, host._claim)
+        # More than a lane has calls in flight.
+        waiting = [asyncio.create_task(world.send(number % 2, TENANTS[1], third)) for number in range(8)]
+        await until(lambda: all(gateway._unclaimed_bytes for gateway in world.gateways))
+        for number in range(20):
+            await world.send(number % 2, ACME, first)
+        await world.send(0, ACME, second)
+        assert not any(task.done() for task in waiting)
+        may_end.set()
+        await asyncio.gather(*waiting)
+        await world.send(0, TENANTS[1], fourth)
+        await world.settle()
+        assert world.counted() == {tenant: {"op": 3, "op served": 3} for tenant in TENANTS}
+        assert world.edges() == dict.fromkeys(TENANTS, 3)
+        assert all(ledger.closes for ledger in world.ledgers().values())
+    finally:
+        may_end.set()
+        await world.end()
+
+
+def _after(may_end: threading.Event, claim: Claim) -> Claim:
+    def claim_late(keys: Sequence[ShardKey]) -> Mapping[ShardKey, Claimed]:
+        assert may_end.wait(60)
+        return claim(keys)
+
+    return claim_late
 
 
 async def act(world: World, script: list[Step]) -> None:

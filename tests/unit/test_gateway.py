@@ -39,6 +39,9 @@ class Host:
     async def durable(self, keys: Collection[ShardKey]) -> dict[ShardKey, Place]:
         return {key: Place(1, self.journalled) for key in keys}
 
+    async def adopt(self, keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        return keys
+
 
 class Harness:
     def __init__(self) -> None:
@@ -153,6 +156,30 @@ async def test_request_whose_frames_wait_for_company_is_counted_and_answered_whi
         await draining
         assert (await exporting).status_code == 200
     assert len(harness.host.groups) == 1
+
+
+async def test_refused_spans_that_no_shard_takes_leave_the_drain_time_to_wait_for_the_journal(
+    harness: Harness,
+) -> None:
+    ports = await harness.configure("cluster: {group_wait: 1ms, flush_interval: 10ms}")
+    harness.host.journalled = 0
+    async with httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{ports.otlp_http}/v1/traces"
+        assert (await client.post(url, content=request("a"), headers=PROTOBUF)).status_code == 200
+    assert harness.gateway._dispatcher is not None
+    given_up = asyncio.Event()
+
+    async def hanging() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    harness.gateway._dispatcher.tell_refused = hanging  # type: ignore[method-assign]
+    draining = asyncio.ensure_future(harness.gateway.drain(2))
+    await given_up.wait()
+    harness.host.journalled = 1
+    assert await draining
 
 
 async def test_drain_waits_until_what_was_acknowledged_is_journalled(harness: Harness) -> None:

@@ -1,7 +1,10 @@
 import asyncio
+from collections.abc import Collection
 
+import pytest
 import structlog
 
+from cluster.gateway import host_lane
 from cluster.gateway.host_lane import GroupBounds, HostCalls, HostLane
 from cluster.gateway.retention import SentFrame
 from tenants.identity import TenantId
@@ -25,7 +28,7 @@ class Lane(HostLane):
         self.lost: list[SentFrame] = []
         self.moved: set[bytes] = set()
         self.takes_lost = True
-        calls = HostCalls(host.take, host.durable)
+        calls = HostCalls(host.take, host.durable, host.adopt)
         super().__init__(
             "h", calls, bounds, self.send_again, poll_s, has_moved=self.has_moved, call_timeout_s=call_timeout_s
         )
@@ -123,6 +126,72 @@ async def test_frames_that_the_host_could_not_count_are_told_apart() -> None:
     assert (lane.failures, len(lane.retention)) == (0, 2)
 
 
+# While the host claims shards
+
+
+class Claimer(FrameTaker):
+    """Counts the first groups only when it is sent them once more, after a claim that takes until it may end."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__(*[(0,)] * groups)
+        self.claims = True
+        self.may_end = asyncio.Event()
+
+    async def adopt(self, keys: Collection[ShardKey]) -> Collection[ShardKey]:
+        await self.may_end.wait()
+        return await super().adopt(keys)
+
+
+async def test_frame_whose_shard_was_not_claimed_is_sent_once_more_when_it_is() -> None:
+    host = FrameTaker((1, 2), (0,))
+    host.claims = True
+    lane = Lane(host, GroupBounds(max_bytes=3, wait_s=NEVER_S))
+    # The last one cannot be counted even then.
+    assert await lane.count(b"a", b"b", b"c") == [True, False, True]
+    assert (host.payloads, host.adopted) == ([b"abc", b"bc"], [{KEY}])
+    assert (lane.queued_bytes, lane.unclaimed_bytes, lane.failures, len(lane.retention)) == (0, 0, 0, 2)
+
+
+async def test_claim_that_hangs_keeps_only_those_waiting_who_need_it() -> None:
+    host = Claimer(5)
+    lane = Lane(host, call_timeout_s=NEVER_S)
+    unclaimed = [lane.put(b"a", OTHER).is_counted for _ in range(5)]
+    await until(lambda: lane.unclaimed_bytes == 5)
+    assert await lane.count(*[b"b"] * 10) == [True] * 10
+    assert (lane.queued_bytes, [future.done() for future in unclaimed]) == (0, [False] * 5)
+    host.may_end.set()
+    assert await asyncio.gather(*unclaimed) == [True] * 5
+    assert (lane.queued_bytes, lane.unclaimed_bytes) == (0, 0)
+
+
+async def test_frames_that_wait_for_a_claim_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_lane, "_MAX_UNCLAIMED_BYTES", 1)
+    host = Claimer(3)
+    lane = Lane(host, call_timeout_s=NEVER_S)
+    waiting = lane.put(b"aa").is_counted
+    await until(lambda: lane.unclaimed_bytes == 2)
+    assert await lane.count(b"b", b"c") == [False, False]
+    host.may_end.set()
+    assert await waiting
+
+
+async def test_claim_that_fails_or_hangs_for_long_is_given_up() -> None:
+    async def fail(_keys: object) -> Collection[ShardKey]:
+        raise ConnectionError("gone")
+
+    for adopt in (fail, Claimer(1).adopt):
+        host = FrameTaker((0,))
+        lane = Lane(host, call_timeout_s=0.05)
+        lane._calls = HostCalls(host.take, host.durable, adopt)
+        with structlog.testing.capture_logs() as logs:
+            assert await lane.count(b"a") == [False]
+        assert [line["event"] for line in logs] == ["calls to shard host fail"]
+        assert (lane.failures, lane.unclaimed_bytes, host.payloads) == (1, 0, [b"a"])
+
+
+# While the host does not answer
+
+
 async def test_hanging_host_is_given_up_in_time_also_by_those_who_wait_for_a_place() -> None:
     host = FrameTaker()
     host.hold()
@@ -197,7 +266,7 @@ async def test_host_that_does_not_answer_keeps_the_frames_where_they_are() -> No
             raise ConnectionError("gone")
         return await durable(keys)  # type: ignore[arg-type]
 
-    lane._calls = HostCalls(host.take, failing)  # type: ignore[arg-type]
+    lane._calls = HostCalls(host.take, failing, host.adopt)  # type: ignore[arg-type]
     with structlog.testing.capture_logs() as logs:
         host.journal()
         await until(lambda: not lane.retention)
@@ -215,7 +284,8 @@ async def test_frame_that_came_too_late_is_sent_elsewhere_before_anybody_hears_o
     assert await lane.count(b"m", b"s") == [True, False]
     assert [lost.frame for lost in lane.lost] == [b"m"]
     lane.takes_lost = False
-    lane._calls = HostCalls(FrameTaker((0, 1)).take, FrameTaker().durable)
+    other = FrameTaker((0, 1))
+    lane._calls = HostCalls(other.take, other.durable, other.adopt)
     assert await lane.count(b"m", b"s") == [False, False]
 
 
@@ -247,7 +317,7 @@ async def test_what_a_host_has_that_leaves_and_does_not_answer_is_sent_elsewhere
         raise ConnectionError("gone")
 
     with structlog.testing.capture_logs():
-        lane.put_calls(HostCalls(host.take, away))  # type: ignore[arg-type]
+        lane.put_calls(HostCalls(host.take, away, host.adopt))  # type: ignore[arg-type]
         await until(lambda: len(lane.lost) > 1)
         assert not lane.is_empty
         lane.takes_lost = True

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tenants import _engine
 from tenants.processing.ledger import Ledger, ledgers_by_service
@@ -65,6 +67,33 @@ def test_a_span_too_many_or_too_few_does_not_close(wrong: tuple[str, str, str, i
     _, stage, outcome, spans = wrong
     total[stage, outcome] = total.get((stage, outcome), 0) + spans
     assert not Ledger.of(total).closes
+
+
+def test_ledger_of_a_shard_that_is_not_flushed_is_measured_and_bounded_and_closes() -> None:
+    plan = book(overrides(acme=edges_on())).get(ACME).plan
+    shard, registry = _engine.Shard(plan), _engine.Registry(plan, 0)
+    names = iter(range(10_000, 100_000))
+
+    def send(requests: int) -> int:
+        for _ in range(requests):
+            built = ExportTraceServiceRequest()
+            for _ in range(1000):
+                resource_spans = built.resource_spans.add()
+                service = KeyValue(key="service.name", value=AnyValue(string_value=str(next(names))))
+                resource_spans.resource.attributes.append(service)
+                resource_spans.scope_spans.add().spans.append(span())
+            for _, frame in _engine.split(built.SerializeToString(), plan, 1, NOW_NS).frames:
+                shard.apply(frame, NOW_NS)
+        return shard.stats()["state_bytes"]
+
+    few, full = send(1), send(16)
+    # A row has 28 numbers of 8 bytes.
+    assert full - few > 15_000 * 224
+    assert send(3) == full
+    registry.merge(1, shard.flush(NOW_NS), NOW_NS)
+    ledger, services = ledgers_by_service(registry.ledger())
+    assert (ledger.received, ledger.closes, len(services)) == (20_000, True, 1025)
+    assert shard.stats()["state_bytes"] < few
 
 
 def test_services_that_limits_fold_are_told() -> None:

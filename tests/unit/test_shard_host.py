@@ -8,7 +8,8 @@ from cluster.measurements import families
 from cluster.placement import Routes
 from cluster.shard_host import ShardHost
 from tenants.identity import TenantId
-from tenants.processing.flush_record import Claimed, ShardKey
+from tenants.processing.flush_record import Claimed, Place, ShardKey
+from tenants.processing.frame_group import FrameGroup
 from tenants.processing.profile import ProfileBook
 from tests.overrides_in_force import whole_of
 from tests.unit.tenant_work import ACME, EmptyClaims, config, group, overrides, spans_on
@@ -46,11 +47,18 @@ def frames(tenant: TenantId, *names: str):  # type: ignore[no-untyped-def]
     return group(book.get(tenant), *names)
 
 
+def ingest(host: ShardHost, frames: FrameGroup) -> Sequence[Place | None]:
+    """Let a host count frames when it has their shards."""
+    host.adopt([head.key for head in frames.heads])
+    return host.ingest(frames)
+
+
 def test_host_that_was_not_configured_counts_and_answers_nothing(host: ShardHost) -> None:
     assert not host.is_configured()
     assert host.measure() == []
     for call in (
         lambda: host.ingest(frames(ACME, "a")),
+        lambda: host.adopt([ShardKey(ACME, 0, 1)]),
         lambda: host.pull("collector-0", 1, {}, ()),
         lambda: host.put_overrides(whole_of(1, {})),
     ):
@@ -62,7 +70,7 @@ def test_tenants_are_pulled_by_the_collector_of_the_routes(host: ShardHost) -> N
     host.configure(config(), ROUTES, COLLECTORS, whole_of(1, TENANTS))
     assert host.is_configured()
     for tenant in (ACME, TenantId("globex")):
-        assert None not in host.ingest(frames(tenant, *["op"] * 20))
+        assert None not in ingest(host, frames(tenant, *["op"] * 20))
     pulled = {name: host.pull(name, 1, {}, ()) for name in ROUTES.collectors}
     found = {key.tenant: name for name, answer in pulled.items() for key in {record.key for record in answer.records}}
     assert found == {tenant: ROUTES.collector_of(tenant) for tenant in (ACME, TenantId("globex"))}
@@ -80,7 +88,7 @@ def test_collector_that_has_been_replaced_is_refused(host: ShardHost) -> None:
 
 def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
     host.configure(config(), ROUTES, COLLECTORS, whole_of(1, TENANTS))
-    host.ingest(frames(ACME, "a"))
+    ingest(host, frames(ACME, "a"))
     (before,) = host.pull(ROUTES.collector_of(ACME), 1, {}, ()).records
     one_collector = Routes(2, ROUTES.shard_hosts, ("collector-0",))
     host.configure(config(), one_collector, COLLECTORS, whole_of(2, overrides(acme=spans_on(max_active_series=5))))
@@ -92,8 +100,8 @@ def test_configuring_again_keeps_what_was_counted(host: ShardHost) -> None:
 
 def test_shards_of_a_tenant_are_measured_together(host: ShardHost) -> None:
     host.configure(config(), ROUTES, COLLECTORS, whole_of(1, TENANTS))
-    host.ingest(frames(ACME, "a", "b"))
-    host.ingest(frames(TenantId("globex"), *["op"] * 20))
+    ingest(host, frames(ACME, "a", "b"))
+    ingest(host, frames(TenantId("globex"), *["op"] * 20))
     host.put_overrides(whole_of(2, TENANTS))
     figures = {(name, *labels): value for name, labels, value in host.measure()}
     assert figures["millrace_shards",] == 3
@@ -111,6 +119,6 @@ def test_tenants_beyond_the_bound_are_measured_together(host: ShardHost, monkeyp
     for tenant in (ACME, TenantId("b"), TenantId("c")):
         book = ProfileBook(config())
         book.put_overrides(whole_of(1, overrides(**{str(tenant): spans_on()})))
-        host.ingest(group(book.get(tenant), "a", "b"))
+        ingest(host, group(book.get(tenant), "a", "b"))
     figures = {labels[0]: value for name, labels, value in host.measure() if name == "millrace_shard_entities"}
     assert figures == {"acme": 2, "__other__": 4}

@@ -1,6 +1,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tenants import _engine
 from tenants.identity import TenantId
 from tenants.processing.flush_record import Acknowledgements, Place, Pulled, ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
-from tenants.processing.shard_set import IDLE_NS, SPENT_NS, ShardSet
+from tenants.processing.shard_set import CLAIM_PAUSE_NS, IDLE_NS, SPENT_NS, ShardSet
 from tests.overrides_in_force import whole_of
 from tests.unit.tenant_work import (
     ACME,
@@ -43,7 +44,12 @@ class Host:
         self.registries: dict[TenantId, _engine.Registry] = {}
 
     def apply(self, tenant: TenantId, *names: str, **options: Any) -> tuple[Place | None, ...]:
-        return self.shards.apply(self.frames(tenant, *names, **options))
+        return self.count(self.frames(tenant, *names, **options))
+
+    def count(self, frames: FrameGroup) -> tuple[Place | None, ...]:
+        """Count frames when what is not here has been claimed for them."""
+        self.shards.begin({head.key for head in frames.heads})
+        return self.shards.apply(frames)
 
     def frames(self, tenant: TenantId, *names: str, **options: Any) -> FrameGroup:
         return group(self.shards.book.get(tenant), *names, **options)
@@ -70,7 +76,7 @@ class Host:
 def test_group_of_several_tenants_is_counted_shard_by_shard() -> None:
     host = Host()
     together = joined(host.frames(ACME, "a", "b"), host.frames(GLOBEX, *["c"] * 40), host.frames(ACME, "a"))
-    assert None not in host.shards.apply(together)
+    assert None not in host.count(together)
     assert set(host.shards.stats()) == {ShardKey(ACME, 0, 1), ShardKey(GLOBEX, 0, 2), ShardKey(GLOBEX, 1, 2)}
     host.merge(host.pull())
     assert host.calls(ACME) == {"a": 2, "b": 1}
@@ -100,7 +106,7 @@ def test_damaged_frame_spoils_nobody_elses() -> None:
     good, bad = host.frames(ACME, "a"), host.frames(ACME, "b")
     damaged = FrameGroup(bad.heads, bad.payload[:-1] + b"?")
     with structlog.testing.capture_logs() as logs:
-        places = host.shards.apply(joined(good, damaged, host.frames(GLOBEX, "c")))
+        places = host.count(joined(good, damaged, host.frames(GLOBEX, "c")))
     assert [place is None for place in places] == [False, True, False]
     assert [(line["event"], line["shard"]) for line in logs] == [("frame could not be counted", "acme/0of1")]
     host.merge(host.pull())
@@ -118,7 +124,7 @@ def test_collector_gets_the_records_of_its_own_tenants() -> None:
 def test_shards_are_claimed_once_and_together() -> None:
     host = Host()
     for _ in range(2):
-        host.shards.apply(joined(host.frames(ACME, "a"), host.frames(GLOBEX, *["c"] * 40)))
+        host.count(joined(host.frames(ACME, "a"), host.frames(GLOBEX, *["c"] * 40)))
     (asked,) = host.claims.asked
     assert set(asked) == {ShardKey(ACME, 0, 1), ShardKey(GLOBEX, 0, 2), ShardKey(GLOBEX, 1, 2)}
 
@@ -127,11 +133,36 @@ def test_shard_that_cannot_be_claimed_is_not_counted_and_keeps_nobody_else_from_
     host = Host()
     host.claims.refused = {ACME}
     together = joined(host.frames(ACME, "a"), host.frames(GLOBEX, "c"))
-    assert [place is None for place in host.shards.apply(together)] == [True, False]
+    assert [place is None for place in host.count(together)] == [True, False]
     host.claims.refused = set()
-    assert None not in host.shards.apply(together)
+    host.now_ns += CLAIM_PAUSE_NS
+    assert None not in host.count(together)
     host.merge(host.pull())
     assert (host.calls(ACME), host.calls(GLOBEX)) == ({"a": 1}, {"c": 1})
+
+
+def test_shard_that_could_not_be_had_is_asked_for_again_after_a_while_and_others_at_once() -> None:
+    host = Host()
+    acme, globex = ShardKey(ACME, 0, 1), ShardKey(GLOBEX, 0, 2)
+    host.claims.refused = {ACME}
+    assert host.shards.begin([acme]) == frozenset()
+    assert host.shards.begin([acme, globex]) == {globex}
+    host.now_ns += CLAIM_PAUSE_NS - 1
+    assert host.shards.begin([acme, globex]) == {globex}
+    assert host.claims.asked == [[acme], [globex]]
+    host.claims.refused = set()
+    host.now_ns += 1
+    assert host.shards.begin([acme, globex]) == {acme, globex}
+    assert host.claims.asked == [[acme], [globex], [acme]]
+
+
+def test_clock_that_is_put_back_keeps_no_shard_from_being_asked_for() -> None:
+    host = Host()
+    host.claims.refused = {ACME}
+    assert host.apply(ACME, "a") == (None,)
+    host.claims.refused = set()
+    host.now_ns -= 1
+    assert host.apply(ACME, "a") == (Place(1, 1),)
 
 
 def test_collector_that_does_not_answer_leaves_the_shards_that_are_here_at_work() -> None:
@@ -143,7 +174,7 @@ def test_collector_that_does_not_answer_leaves_the_shards_that_are_here_at_work(
 
     host.shards._claim = fail
     with structlog.testing.capture_logs() as logs:
-        places = host.shards.apply(joined(host.frames(ACME, "a"), host.frames(GLOBEX, "c")))
+        places = host.count(joined(host.frames(ACME, "a"), host.frames(GLOBEX, "c")))
     assert [place is None for place in places] == [False, True]
     assert [line["event"] for line in logs] == ["shards cannot be claimed"]
 
@@ -212,7 +243,7 @@ def test_frame_made_for_another_range_is_counted_by_each_shard_as_far_as_it_is_i
     (head,) = whole.heads
     for index in (0, 1, 1):
         moved = FrameHead(ShardKey(ACME, index, 2), head.made_for, head.fingerprint, head.length)
-        assert None not in host.shards.apply(FrameGroup((moved,), whole.payload))
+        assert None not in host.count(FrameGroup((moved,), whole.payload))
     host.merge(host.pull())
     assert host.calls(ACME) == {"op": 40}
 
@@ -271,7 +302,7 @@ def test_broken_shard_keeps_nobody_elses_records_back() -> None:
     with structlog.testing.capture_logs() as logs:
         assert {record.key.tenant for record in host.pull().records} == {GLOBEX}
         assert ShardKey(ACME, 0, 1) not in host.shards.stats()
-        places = host.shards.apply(joined(host.frames(ACME, "a"), host.frames(GLOBEX, "c")))
+        places = host.count(joined(host.frames(ACME, "a"), host.frames(GLOBEX, "c")))
         assert [place is None for place in places] == [True, False]
     assert {line["shard"] for line in logs} == {"acme/0of1"}
     host.merge(host.pull())
@@ -299,7 +330,7 @@ def test_shard_that_retires_is_claimed_once_even_if_two_threads_find_it_retired(
         return claim(keys)
 
     host.shards._claim = slow
-    threads = [threading.Thread(target=host.shards.apply, args=(frame,)) for frame in (first, second)]
+    threads = [threading.Thread(target=host.count, args=(frame,)) for frame in (first, second)]
     for thread in threads:
         thread.start()
     barrier.wait(5)
@@ -308,6 +339,36 @@ def test_shard_that_retires_is_claimed_once_even_if_two_threads_find_it_retired(
     assert len(claim.asked) == 2
     host.merge(host.pull())
     assert host.calls(ACME) == {"a": 3}
+
+
+def test_while_a_claim_hangs_shards_that_are_here_go_on_counting() -> None:
+    host = Host()
+    host.apply(ACME, "a")
+    claim, hangs, may_end = host.claims, threading.Event(), threading.Event()
+
+    def hanging(keys: Any) -> Any:
+        hangs.set()
+        assert may_end.wait(60)
+        return claim(keys)
+
+    host.shards._claim = hanging
+    other = host.frames(GLOBEX, "c")
+    (missing,) = (head.key for head in other.heads)
+    together = joined(host.frames(ACME, "a"), other)
+    with ThreadPoolExecutor(3) as threads:
+        begun = threads.submit(host.shards.begin, [missing])
+        assert hangs.wait(60)
+        try:
+            groups = [threads.submit(host.shards.apply, together) for _ in range(20)]
+            answers = [group.result(60) for group in groups]
+        finally:
+            may_end.set()
+        assert begun.result(60) == {missing}
+    assert [[place is None for place in answer] for answer in answers] == [[False, True]] * 20
+    for _ in range(2):
+        assert None not in host.shards.apply(other)
+    host.merge(host.pull())
+    assert (host.calls(ACME), host.calls(GLOBEX)) == ({"a": 2}, {"c": 1})
 
 
 def test_shard_that_is_being_claimed_is_not_gone() -> None:
@@ -336,7 +397,7 @@ def test_counts_of_many_threads_arrive_exactly_once_while_shards_come_and_go() -
         for _ in range(rounds):
             frames = host.frames(tenant, "a")
             # A shard may retire between the claim and the count: then the frame comes again.
-            while None in host.shards.apply(frames):
+            while None in host.count(frames):
                 pass
             with lock:
                 counted[tenant] += 1

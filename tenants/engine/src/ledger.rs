@@ -18,6 +18,9 @@ use crate::wire::put_varint;
 pub const MAX_NAME: usize = 256;
 /// Services that a registry, or a request, tells apart; later ones are counted together, as [`OTHER_SERVICES`].
 pub const MAX_SERVICES: usize = 1024;
+/// Services that a shard tells apart between two flushes; later ones are counted together. More than [`MAX_SERVICES`], so
+/// that those that the registry knows are found among many that it does not; some 12 MiB at most.
+pub const MAX_UNFLUSHED_SERVICES: usize = 16 * MAX_SERVICES;
 /// Stands for all services beyond the bound.
 pub const OTHER_SERVICES: &[u8] = b"__other__";
 
@@ -162,7 +165,7 @@ impl Entry {
 /// Spans by entry.
 pub type Row = [u64; ENTRIES];
 
-/// Rows by service.
+/// Rows by service, never more than [`MAX_UNFLUSHED_SERVICES`] and one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ledger(HashMap<Vec<u8>, Row>);
 
@@ -182,12 +185,7 @@ impl Ledger {
 
     /// As [`Self::add_row`], of services beyond [`MAX_SERVICES`] together.
     pub fn add_row_bounded(&mut self, service: &[u8], row: &Row) {
-        let service = if self.has_room_for(service) {
-            service
-        } else {
-            OTHER_SERVICES
-        };
-        self.add_row(service, row);
+        self.add_row(self.told_as(service, MAX_SERVICES), row);
     }
 
     /// As [`Self::add`], of services beyond [`MAX_SERVICES`] together.
@@ -197,13 +195,19 @@ impl Ledger {
         self.add_row_bounded(service, &row);
     }
 
-    fn has_room_for(&self, service: &[u8]) -> bool {
-        self.0.len() < MAX_SERVICES || self.0.contains_key(truncate(service, MAX_NAME))
+    /// The name under which a service is counted where so many are told apart.
+    fn told_as<'s>(&self, service: &'s [u8], max_services: usize) -> &'s [u8] {
+        let service = truncate(service, MAX_NAME);
+        // The row of the others takes nobody's place: read in any order, rows are the same again.
+        let has_room = self.0.len() < max_services
+            || self.0.contains_key(service)
+            || self.0.len() == max_services && self.0.contains_key(OTHER_SERVICES);
+        if has_room { service } else { OTHER_SERVICES }
     }
 
     fn row(&mut self, service: &[u8]) -> &mut Row {
         self.0
-            .entry_ref(truncate(service, MAX_NAME))
+            .entry_ref(self.told_as(service, MAX_UNFLUSHED_SERVICES))
             .or_insert([0; ENTRIES])
     }
 
@@ -355,14 +359,37 @@ mod tests {
     #[test]
     fn services_beyond_the_bound_are_counted_together_and_the_first_stay_apart() {
         let mut ledger = Ledger::default();
+        // Before and behind the name of the others: they are read again in order.
+        let name = |service| format!("{}{service}", ["a", "A"][service % 2]).into_bytes();
         for service in 0..MAX_SERVICES + 5 {
-            ledger.add_bounded(format!("{service}").as_bytes(), Entry::Received, 1);
+            ledger.add_bounded(&name(service), Entry::Received, 1);
         }
-        ledger.add_bounded(b"7", Entry::Received, 1);
+        ledger.add_bounded(b"A7", Entry::Received, 1);
         assert_eq!(ledger.rows().len(), MAX_SERVICES + 1);
         assert_eq!(ledger.rows()[OTHER_SERVICES][Entry::Received as usize], 5);
-        assert_eq!(ledger.rows()[&b"7"[..]][Entry::Received as usize], 2);
+        assert_eq!(ledger.rows()[&b"A7"[..]][Entry::Received as usize], 2);
         assert_eq!(again(&ledger), ledger);
+    }
+
+    #[test]
+    fn what_is_not_flushed_is_bounded_and_nothing_of_it_is_lost() {
+        let mut ledger = Ledger::default();
+        let mut row = [0; ENTRIES];
+        row[Entry::Received as usize] = 1;
+        for service in 0..MAX_UNFLUSHED_SERVICES as u32 + 5 {
+            ledger.add_row(&service.to_be_bytes(), &row);
+            ledger.add(&service.to_be_bytes(), Entry::Generated, 1);
+        }
+        assert_eq!(ledger.rows().len(), MAX_UNFLUSHED_SERVICES + 1);
+        for entry in [Entry::Received as usize, Entry::Generated as usize] {
+            assert_eq!(ledger.rows()[OTHER_SERVICES][entry], 5);
+            assert_eq!(ledger.totals()[entry], MAX_UNFLUSHED_SERVICES as u64 + 5);
+        }
+        let full = ledger.state_bytes();
+        for service in 0..MAX_UNFLUSHED_SERVICES as u32 {
+            ledger.add(&(!service).to_be_bytes(), Entry::Received, 1);
+        }
+        assert_eq!(ledger.state_bytes(), full);
     }
 
     #[test]

@@ -448,7 +448,8 @@ impl Shard {
             fingerprints_dropped: self.fingerprints.dropped(),
             state_bytes: self.groups().map(Group::state_bytes).sum::<usize>()
                 + in_graph
-                + self.fingerprints.state_bytes(),
+                + self.fingerprints.state_bytes()
+                + self.ledger.state_bytes(),
         }
     }
 }
