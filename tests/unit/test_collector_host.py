@@ -299,7 +299,7 @@ async def claim(host: Host) -> bool:
 async def test_range_of_a_host_that_is_silent_stays_its_own_until_it_says_what_it_counted(
     monkeypatch: pytest.MonkeyPatch, way: Callable[[], Awaitable[None]]
 ) -> None:
-    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.2)
     async with Receiver() as receiver, one_silent(service(receiver), way) as (collector, one, two):
         assert not await claim(two)
         assert not await claim(two)
@@ -315,7 +315,7 @@ async def test_range_of_a_host_that_is_silent_stays_its_own_until_it_says_what_i
 async def test_host_that_is_silent_for_too_long_or_has_lost_its_memory_is_given_up(
     monkeypatch: pytest.MonkeyPatch, silence_s: float, way: Callable[[], Awaitable[None]]
 ) -> None:
-    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(collector_host, "_SILENCE_S", silence_s)
     async with one_silent(service(), way) as (collector, one, two):
         assert await claim(two)
@@ -342,7 +342,7 @@ async def test_host_whose_process_the_cluster_knows_to_be_dead_is_given_up_at_on
 
 
 async def test_silence_of_a_host_ends_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(collector_host, "_RELEASE_TIMEOUT_S", 0.2)
     async with one_silent(service(), never) as (collector, one, two):
         assert not await claim(two)
         assert collector._silent_since.keys() == {"one"}

@@ -29,6 +29,7 @@ from tests.unit.tenant_work import config, overrides, spans_on
 from tests.unit.waiting import until
 
 SECRET = "s3cr3t-token"
+FAST = 0.2
 CONFIG = config(f"""
 cluster: {{shard_hosts: 2}}
 remote_write: [{{url: "http://h/{SECRET}", headers: {{Authorization: {SECRET}}}}}]
@@ -315,7 +316,7 @@ async def test_address_that_cannot_be_had_ends_the_start(
 async def test_actors_that_do_not_come_up_are_named(
     cluster: Cluster, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", FAST)
     cluster.prepare = lambda actor: actor.hangs.add("configure")
     with pytest.raises(StartError, match="shard-host-0, shard-host-1 did not come up"):
         await start(controller)
@@ -359,7 +360,7 @@ async def test_actor_that_cannot_be_configured_is_tried_again_and_stops_nobody(
         await until(lambda: cluster.actor("gateway-0").version == 5)
         cluster.restart("shard-host-0")
         cluster.actor("shard-host-0").fails.add("configure")
-        monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 0.02)
+        monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", FAST)
         # The call that hangs was begun under the long limit.
         controller._reconfiguring["shard-host-0"].cancel()
         await until(lambda: cluster.order("configure").count("shard-host-0") >= 4)
@@ -633,9 +634,6 @@ async def test_collector_that_does_not_answer_means_not_sent(
 # Another number of shard hosts
 
 
-FAST = 0.02
-
-
 async def until_layout(controller: Controller, hosts: int, leaving: int = 0) -> Layout:
     async with asyncio.timeout(20):
         while True:
@@ -693,6 +691,7 @@ async def test_hosts_that_do_not_come_up_change_nothing(
     assert await controller.layout() == Layout(1, ("shard-host-0", "shard-host-1"), (), is_everywhere=True)
     assert cluster.order("put_routes") == []
     cluster.prepare = lambda _: None
+    monkeypatch.setattr(controller_module, "_START_TIMEOUT_S", 20.0)
     await controller.rescale(Scale(3, 3))
     assert (await controller.layout()).shard_hosts == ("shard-host-0", "shard-host-1", "shard-host-2")
 
