@@ -118,7 +118,12 @@ class OverridesRoutes:
             str, Query(description="How long to wait for it, such as `10s`; at most 30s.", pattern=r"^[0-9]{1,2}s$")
         ] = "0s",
     ) -> Response:
-        """Return the tenant's document, or with `scope=merged` every setting that a document may hold."""
+        """Return the tenant's document, or with `scope=merged` every setting that a document may hold.
+
+        What is in force is told also where documents are switched off; then it has no revision.
+        """
+        if scope == "merged" and not self._is_enabled:
+            return JSONResponse(self._effective.for_tenant(tenant, with_sources=provenance))
         self._check_enabled()
         if min_revision:
             wait_s = min(float(wait.removesuffix("s")), MAX_WAIT_S)

@@ -345,9 +345,15 @@ async def test_what_others_stored_is_found(bench: ControlPlaneBench, tmp_path: P
     assert not await bench.control.documents.look()
 
 
-async def test_without_documents_there_is_nothing(tmp_path: Path) -> None:
-    async with ControlPlaneBench(tmp_path, "multitenancy_enabled: true") as bench:
+async def test_without_documents_there_is_only_what_is_in_force(tmp_path: Path) -> None:
+    runtime = {"acme": {"metrics_generator": {"collection_interval": "20s"}}}
+    async with ControlPlaneBench(tmp_path, "multitenancy_enabled: true", runtime) as bench:
         assert (await bench.ask("GET", PATH)).status_code == 404
+        assert (await bench.ask("PATCH", PATH, body=SPANS)).status_code == 404
+        merged = await bench.ask("GET", f"{PATH}?scope=merged&provenance=true", tenant="acme")
+        assert (merged.status_code, merged.headers.get("ETag")) == (200, None)
+        interval = merged.json()["metrics_generator"]["collection_interval"]
+        assert (interval["value"], interval["source"]) == ("20s", "tenant")
 
 
 async def test_compatible_status_codes(tmp_path: Path) -> None:
