@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI, Request
 from nicegui import Client, core, ui
+from nicegui import app as nicegui_app
 from nicegui.page import page as ui_page
 
 from tenants.console import visitor as module
@@ -105,10 +106,13 @@ class Console:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def console(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Console]:
+    # NiceGUI has one application per process: doors of other tests may be in front of it, and theirs have to fit later.
+    nicegui_app.user_middleware.clear()
     async with ControlPlaneBench(tmp_path_factory.mktemp("console"), _CONFIG) as bench:
         app = bench.control.application_with_console("test")
         async with app.router.lifespan_context(app):
             yield Console(app, bench)
+    nicegui_app.middleware_stack = None
 
 
 def _page_of(answer: httpx.Response) -> str:
