@@ -120,7 +120,7 @@ class CollectorHost:
                     try:
                         tenants = await self._recover(config, routes, overrides)
                     except BaseException as error:
-                        await self._close_journal()
+                        await self._close_what_is_open()
                         if isinstance(error, Fenced):
                             self._end_for(error)
                         raise
@@ -216,12 +216,12 @@ class CollectorHost:
         is_empty = await asyncio.gather(*(self._pull_the_rest(name, deadline_s / 2) for name in self._feeds))
         is_sent = await self._tenants.drain(max(0.0, ends_at - loop.time()))
         self._threads.close()
-        await self._close_journal()
+        await self._close_what_is_open()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close, min(CLOSE_S, max(0.0, ends_at - loop.time())))
         return all(is_empty) and is_sent
 
-    async def _close_journal(self) -> None:
+    async def _close_what_is_open(self) -> None:
         """Close what recovery has opened, as far as it came."""
         if self._clients is not None:
             await self._clients.close()

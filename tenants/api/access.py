@@ -25,8 +25,6 @@ from tenants.identity.tenant_id import HEADER, IdentityRefused, TenantId
 ACCESS_KEY: Final = "x-access"
 """Where the document of the API names a route's rule."""
 
-_READS: Final = frozenset({"GET", "HEAD"})
-
 
 class Access(StrEnum):
     """The rules."""
@@ -81,7 +79,7 @@ class Guard:
             )
         if principal.tenant is None and not (is_operator and access is Access.TENANT_OR_OPERATOR):
             raise ProblemError(ProblemKind.INVALID_TENANT, f"name the tenant in the header {HEADER}")
-        if principal.tenant is not None and not is_operator and request.method not in _READS:
+        if principal.tenant is not None and not is_operator and request.method not in SAFE_METHODS:
             self._writes.take(principal.tenant)
         return principal
 

@@ -5,9 +5,9 @@ import socket
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait up to 30 s for a condition that nothing announces."""
-    async with asyncio.timeout(30):
+async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    """Return as soon as a condition holds that nothing announces; fail after ``timeout_s``."""
+    async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

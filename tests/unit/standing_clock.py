@@ -2,8 +2,8 @@
 
 import asyncio
 
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS
-from tests.unit.waiting import until
 
 
 class StandingClock:

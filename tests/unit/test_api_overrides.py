@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from tenants.control import documents
 from tenants.identity.access import Scope
+from tests.unit.conditions import until
 from tests.unit.control_plane_bench import ControlPlaneBench
-from tests.unit.waiting import until
 
 PATH = "/api/overrides"
 SPANS: dict[str, Any] = {"metrics_generator": {"processors": ["span-metrics"]}}

@@ -6,9 +6,9 @@ import pytest
 
 from tenants.identity import Authenticator, DenialReason, Denied, KnownToken, Token, TokenTable, new_token
 from tenants.identity.denied import Denial
+from tests.unit.conditions import until
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tokens import CountingCheck, known, really_hashed, table, wrong
-from tests.unit.waiting import until
 
 TOKEN = new_token()
 OTHER = new_token()

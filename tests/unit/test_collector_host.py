@@ -26,6 +26,7 @@ from tenants.settings import ServiceConfig
 from tenants.store.errors import StoreUnavailable
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
+from tests.unit.conditions import until
 from tests.unit.receiver import Hang, Receiver
 from tests.unit.tenant_work import (
     ACME,
@@ -40,7 +41,6 @@ from tests.unit.tenant_work import (
     span,
     spans_on,
 )
-from tests.unit.waiting import until
 
 GLOBEX = TenantId("globex")
 HOUR_NS = 3600 * SECOND_NS

@@ -12,10 +12,10 @@ from tenants.identity import TenantId
 from tenants.processing.flush_record import FlushRecord, Place, ShardKey
 from tenants.processing.profile import ProfileBook
 from tests.overrides_in_force import whole_of
+from tests.unit.conditions import until
 from tests.unit.journalled import HOST, journalled, nobody_releases
 from tests.unit.receiver import Hang, Receiver
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
-from tests.unit.waiting import until
 
 GLOBEX = TenantId("globex")
 

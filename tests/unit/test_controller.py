@@ -25,8 +25,8 @@ from tenants.settings import ServiceConfig
 from tenants.settings.in_force import OverridesChange, OverridesInForce, applied, change_between
 from tests.overrides_in_force import in_force, whole_of
 from tests.unit.actor_handle import ActorHandle
+from tests.unit.conditions import until
 from tests.unit.tenant_work import config, overrides, spans_on
-from tests.unit.waiting import until
 
 SECRET = "s3cr3t-token"
 FAST = 0.2

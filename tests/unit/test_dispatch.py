@@ -22,9 +22,9 @@ from tenants.settings.in_force import OverridesInForce, whole
 from tenants.settings.model import validate
 from tenants.settings.tenant_state import TenantState
 from tests.overrides_in_force import whole_of
+from tests.unit.conditions import until
 from tests.unit.frame_taker import ALONE, FrameTaker, ledger_of
 from tests.unit.tenant_work import ACME, NOW_NS, SECOND_NS, book, config, edges_on, overrides, request, span, spans_on
-from tests.unit.waiting import until
 
 BOTH = {"processors": ["span-metrics", "service-graphs"]}
 DISCARDED = ("millrace_spans_discarded_total", "acme")

@@ -12,11 +12,11 @@ from tenants.endpoint.counters import EndpointState
 from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.pace import PROBE_S
 from tenants.endpoint.surroundings import Surroundings
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Answer, Decide, Received, WireStep
 from tests.unit.sending import batch, divide, seconds, sending_to, series, settled
 from tests.unit.standing_clock import StandingClock
-from tests.unit.waiting import until
 
 LETTERS = "abcdefghijklmnop"
 

@@ -21,12 +21,12 @@ from tenants.journal.backlog_store import BacklogChange, StoredBatch
 from tenants.journal.errors import Fenced
 from tenants.journal.store import JournalStore
 from tenants.store.errors import StoreUnavailable
+from tests.unit.conditions import until
 from tests.unit.conftest import OpenJournal
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Hang, Hold, Receiver, Step
 from tests.unit.sending import ACME, KEY, assert_closes, batch, disk, divide, seconds, sending, series, settled
 from tests.unit.standing_clock import StandingClock
-from tests.unit.waiting import until
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
 from tenants.settings.remote_write_auth import TlsConfig
+from tests.unit.conditions import until
 from tests.unit.fake_clock import FakeClock
 from tests.unit.receiver import LOOPBACK, Answer, Flood, Hang, Received, Receiver, Reset, Trickle, WireStep
 from tests.unit.sending import ACME, assert_closes, batch, disk, divide, seconds
 from tests.unit.test_endpoint_tls import Authority
-from tests.unit.waiting import until
 
 LANES = 3
 COLLECTIONS = 12

@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 
 from tenants.endpoint.surroundings import Surroundings
+from tests.unit.conditions import until
 from tests.unit.fake_clock import FakeClock
 from tests.unit.receiver import Answer, Hold, Step
 from tests.unit.sending import batch, seconds, sending_to, settled
-from tests.unit.waiting import until
 
 
 async def test_lanes_are_sent_at_once_and_each_in_its_order(around: Surroundings) -> None:

@@ -14,10 +14,10 @@ from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.counters import EndpointCounters, EndpointState
 from tenants.endpoint.sender import EndpointSender
 from tenants.endpoint.surroundings import Surroundings
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Answer, Flood, Hang, Hold, Receiver, Reset, Step, Trickle
 from tests.unit.sending import assert_closes, sending, sending_to, settled
-from tests.unit.waiting import until
 
 
 def batch(number: int = 0, *, samples: int = 10, size_bytes: int = 20) -> Batch:

@@ -34,10 +34,10 @@ from tenants.processing.frame_group import FrameGroup
 from tenants.processing.ledger import Ledger
 from tenants.processing.shard_set import Claim, ShardSet
 from tests.overrides_in_force import whole_of
+from tests.unit.conditions import until
 from tests.unit.receiver import LOOPBACK
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, collected, overrides, request, span
-from tests.unit.waiting import until
 
 HOSTS: Final = ("h0", "h1", "h2")
 """At first the last one is not there."""

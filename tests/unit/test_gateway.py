@@ -15,10 +15,9 @@ from tenants.processing.frame_group import FrameGroup
 from tenants.settings import ServiceConfig
 from tests.overrides_in_force import whole_of
 from tests.unit.actor_handle import ActorHandle
-from tests.unit.conditions import is_open
+from tests.unit.conditions import is_open, until
 from tests.unit.frame_taker import ledger_of
 from tests.unit.tenant_work import NOW_NS, config, overrides, request, spans_on
-from tests.unit.waiting import until
 
 LISTEN = 'listen: {otlp_grpc: "127.0.0.1:0", otlp_http: "127.0.0.1:0"}\nmultitenancy_enabled: true\n'
 ROUTES = Routes(1, ("shard-host-0",), ("collector-0",))

@@ -10,9 +10,9 @@ from cluster.gateway.retention import SentFrame
 from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
+from tests.unit.conditions import until
 from tests.unit.frame_taker import ALONE, NEVER_S, FrameTaker
 from tests.unit.tenant_work import ACME
-from tests.unit.waiting import until
 
 KEY = ShardKey(ACME, 0, 1)
 OTHER = ShardKey(TenantId("other"), 3, 4)

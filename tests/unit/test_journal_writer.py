@@ -17,9 +17,9 @@ from tenants.journal.store import JournalStore
 from tenants.journal.writer import JournalWriter
 from tenants.store.errors import StoreUnavailable
 from tests.postgres import Postgres
+from tests.unit.conditions import until
 from tests.unit.fake_clock import FakeClock
 from tests.unit.troubled_journal import Gate, TroubledStore, failing
-from tests.unit.waiting import until
 
 A, B = TenantId("a"), TenantId("b")
 AWAY = StoreUnavailable("it is away")

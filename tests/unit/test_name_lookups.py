@@ -15,9 +15,9 @@ from tenants.endpoint.config import EndpointConfig
 from tenants.endpoint.http_clients import HttpClients
 from tenants.endpoint.name_lookups import NameLookups
 from tenants.endpoint.surroundings import Surroundings, SystemClock
+from tests.unit.conditions import until
 from tests.unit.receiver import LOOPBACK, Receiver
 from tests.unit.sending import batch, sending
-from tests.unit.waiting import until
 
 
 class NameServer:

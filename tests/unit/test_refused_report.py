@@ -12,9 +12,9 @@ from tenants import _engine
 from tenants.identity import TenantId
 from tenants.processing.flush_record import ShardKey
 from tenants.processing.frame_group import FrameGroup, FrameHead
+from tests.unit.conditions import until
 from tests.unit.frame_taker import NEVER_S, FrameTaker, ledger_of
 from tests.unit.tenant_work import ACME, request
-from tests.unit.waiting import until
 
 GLOBEX = TenantId("globex")
 _RefusedSpans = _engine.RefusedSpans

@@ -7,7 +7,7 @@ import structlog
 from cluster.errors import StartError
 from cluster.placement import Layout, Scale
 from cluster.scale_push import ScalePush
-from tests.unit.waiting import until
+from tests.unit.conditions import until
 
 
 class Told:

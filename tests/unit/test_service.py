@@ -30,9 +30,9 @@ from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
 from tenants.store.audit import AuditStore
 from tenants.store.database import Database
 from tests.unit.actor_handle import ActorHandle
+from tests.unit.conditions import until
 from tests.unit.disk import PATH, Disk
 from tests.unit.tenant_work import config
-from tests.unit.waiting import until
 
 TEXT = """
 listen: {http: "127.0.0.1:0"}

@@ -10,8 +10,8 @@ from cluster.settings_push import SettingsPush
 from tenants.settings import RuntimeOverrides
 from tenants.settings.in_force import OverridesChange, OverridesInForce, applied
 from tenants.settings.tenant_state import TenantState
+from tests.unit.conditions import until
 from tests.unit.tenant_work import overrides, spans_on
-from tests.unit.waiting import until
 
 NOW_MS = 1_800_000_000_000
 ACME = overrides(acme=spans_on())

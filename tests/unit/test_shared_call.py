@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tenants.control.shared_call import SharedCall
-from tests.unit.waiting import until
+from tests.unit.conditions import until
 
 
 class _Slow:

@@ -17,12 +17,12 @@ from tenants.processing.flush_record import FlushRecord, Place
 from tenants.processing.profile import TenantProfile
 from tenants.store.errors import StoreUnavailable
 from tests.remote_write import decode, is_stale_marker
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS
 from tests.unit.journalled import HOST, Bench, journalled, merge
 from tests.unit.receiver import Hang, Hold, Receiver
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, calls, group, overrides, spans_on
-from tests.unit.waiting import until
 
 LABELS_ARE_LOOKED_AT_EVERY_MS = 15_000  # processors §4.8
 

@@ -18,10 +18,10 @@ from tenants.endpoint.surroundings import Surroundings
 from tenants.endpoint.tenant_endpoint import TenantEndpoint
 from tenants.journal.backlog_writer import BacklogWriter
 from tenants.journal.store import JournalStore
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS, FakeClock
 from tests.unit.receiver import Hang, Hold, Receiver
 from tests.unit.sending import ACME
-from tests.unit.waiting import until
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ from tenants.processing.profile import TenantProfile
 from tenants.processing.tenant_state import TenantState
 from tenants.settings.protobuf_message import ProtobufMessage
 from tests.remote_write import is_stale_marker
+from tests.unit.conditions import until
 from tests.unit.journalled import COLLECTOR, HOST, merge, nobody_releases
 from tests.unit.receiver import LOOPBACK, Answer, Receiver, Reset, WireStep
 from tests.unit.standing_clock import StandingClock
 from tests.unit.tenant_work import ACME, NOW_NS, book, group, overrides, spans_on
-from tests.unit.waiting import until
 from tests.unit.witness import Witness
 
 INTERVAL_S: Final = 15

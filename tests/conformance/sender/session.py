@@ -11,11 +11,11 @@ from tenants.settings.protobuf_message import ProtobufMessage
 from tests import traces
 from tests.remote_write import SeriesKey, TimeSeries, decode
 from tests.remote_write_v2 import SeriesV2, decode_v2
+from tests.unit.conditions import until
 from tests.unit.fake_clock import START_MS
 from tests.unit.journalled import journalled, merge
 from tests.unit.receiver import Received, Receiver, stores_all
 from tests.unit.tenant_work import ACME, NOW_NS, book, group, overrides
-from tests.unit.waiting import until
 
 CALLS: Final = "traces_spanmetrics_calls_total"
 LATENCY: Final = "traces_spanmetrics_latency"

@@ -14,11 +14,11 @@ from tenants.settings.protobuf_message import ProtobufMessage
 from tests.conformance.sender.expectations import expects
 from tests.remote_write import decode
 from tests.remote_write_v2 import decode_v2
+from tests.unit.conditions import until
 from tests.unit.fake_clock import FakeClock
 from tests.unit.receiver import Answer, Hang, Received, Receiver, Reset, Step, WireStep, is_v2, stores_all, written
 from tests.unit.sending import sending
 from tests.unit.small_batches import SmallTenant
-from tests.unit.waiting import until
 
 V1, V2 = ProtobufMessage.V1, ProtobufMessage.V2
 each_message = pytest.mark.parametrize("message", ProtobufMessage)
